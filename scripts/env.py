@@ -1,6 +1,6 @@
 """Make `.venv` from the lock, or the lock from `pyproject.toml`; the standard library is all it needs.
 
-    python3 scripts/env.py            what `make env` runs; nothing to do is said in a tenth of a second
+    python3 scripts/env.py            what `make env` runs; it says at once when there is nothing to do
     python3 scripts/env.py lock       what `make lock` runs; `--upgrade` moves every pin to its newest release
 
 `constraints.txt` has two sections. The first is for everybody. The second, below `MARK`, is torch and the packages that
@@ -94,7 +94,7 @@ def sha_of(info): # archive_info of a pip report; older pips write only "hash"
 
 NO_GPU = """
 There is no NVIDIA GPU here, and the package index offers torch {version} only as a CUDA build: with the {n} packages it
-brings, that is a download of about 3 GB. It works on the CPU as well. The CPU build is a download of about 0.2 GB:
+brings, that is a download of about 3 GB, and 4 GB on disk. It works on the CPU as well. The CPU build is about 0.2 GB:
 PyTorch's own install page shows the address of its index under "CPU"; to use it, say
     make env TORCH_INDEX=<that address>
 """

@@ -52,13 +52,13 @@ def tfidf(
     if idf is None: idf = (np.log((1 + len(counts)) / (1 + np.bincount(ix, minlength=WORD_PLACES))) + 1).astype(np.float32)
     return normalize(csr_matrix((np.concatenate([c[1] for c in counts])*idf[ix], ix, ptr), shape=(len(counts), WORD_PLACES)), copy=False), idf
 
-# %% ../../nbs/stream/35_memory.ipynb #97188d0e
+# %% ../../nbs/stream/35_memory.ipynb #f315de96
 class EpisodicMemory:
     "Remembered samples: backbone vectors, words, and the tools that were right."
     def __init__(self, capacity:int, rng:np.random.Generator, k:int=20, tau:float=.05, word_tau:float=.1, words:bool=True, refresh:int=16):
         self.capacity, self.rng, self.k, self.tau, self.word_tau, self.words, self.refresh = capacity, rng, k, tau, word_tau, words, refresh
         self.size, self.seen, self.spare, self.x, self.gold, self.key, self.counts = 0, [0, 0], [], None, None, [], [] # seen: not trained, trained
-        self._mapped, self._sparse, self._age, self._n = None, None, 0, 0 # image: n samples, `age` look-ups old
+        self._mapped, self._gold, self._sparse, self._idf, self._age, self._n = None, None, None, None, 0, 0 # image: n samples, `age` look-ups old
 
     def __len__(self)->int: return self.size
 
