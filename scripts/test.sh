@@ -31,6 +31,6 @@ in_step() {
 
 stage "modules in step with notebooks" in_step
 threads 1 # one notebook on each core
-stage "notebook tests (nbdev_test)" nbdev_test --skip-folder-re '^([_.]|experiments$)' # pytest runs nbs/experiments, at smoke scale
+stage "notebook tests (nbdev_test)" nbdev_test --skip-folder-re '^([_.]|experiments$|tuning$)' # pytest runs nbs/experiments, at smoke scale
 threads $((cores < 4 ? cores : 4))
 stage "pytest" pytest --benchmark-disable "$@"

@@ -11,12 +11,14 @@ from ..core.config import repo_root
 # %% auto #0
 __all__ = ['experiments', 'check_parameters', 'effective', 'show_effective', 'run_experiment']
 
-# %% ../../nbs/paper/63_driver.ipynb #f74bc219
+# %% ../../nbs/paper/63_driver.ipynb #0b224c8c
 def experiments(
     root:Path|None=None, # the repository
+    tuning:bool=False, # also those that choose settings and fill no table
 )->dict[str, Path]: # name -> notebook
-    "Every experiment notebook, in order of its number."
-    return {p.stem: p for p in sorted(((root or repo_root())/"nbs"/"experiments").glob("*.ipynb")) if not p.stem.startswith(".")}
+    "Every experiment notebook, by name."
+    nbs = (root or repo_root())/"nbs"
+    return {p.stem: p for d in ("experiments", "tuning")[:1 + tuning] for p in sorted((nbs/d).glob("*.ipynb")) if not p.stem.startswith(".")}
 
 def check_parameters(notebook:Path, params:dict)->dict: # declared name -> default (as text)
     "Raise `ValueError` on a parameter that the notebook does not declare, or on a notebook without declarations."
@@ -42,7 +44,7 @@ def show_effective(**values):
     from IPython.display import JSON, display
     display(JSON({"effective": values}))
 
-# %% ../../nbs/paper/63_driver.ipynb #971a612e
+# %% ../../nbs/paper/63_driver.ipynb #1ae46012
 def run_experiment(
     name:str, # a notebook of nbs/experiments
     scale:str="quick", # becomes its parameter `scale`
@@ -53,7 +55,7 @@ def run_experiment(
     "Execute an experiment; raises what the notebook raised."
     import logging
     import papermill as pm
-    root = root or repo_root(); known = experiments(root)
+    root = root or repo_root(); known = experiments(root, tuning=True)
     if name not in known: raise ValueError(f"experiment must be one of {', '.join(known)}, got {name!r}")
     params = {"scale": scale, **(params or {})}; check_parameters(known[name], params)
     out = out or root/"results"/"notebooks"/f"{name}-{scale}.ipynb"; out.parent.mkdir(parents=True, exist_ok=True)

@@ -51,7 +51,7 @@ class Method:
     residual: bool = True # learned vector a tool
     mode: str = "frozen" # backbone
 
-# %% ../../nbs/stream/36_methods.ipynb #d81820ac
+# %% ../../nbs/stream/36_methods.ipynb #288dda24
 _replay = dict(buffer="prioritised", replay_ratio=.5)
 _ours = dict(gate="quantile", fusion=False, memory="all", experts=("memory", "words", "tools"))
 METHODS = {m.id: m for m in (
@@ -74,7 +74,7 @@ METHODS = {m.id: m for m in (
     Method(id="fixed_ratio", title="Fixed-ratio replay", buffer="fifo", replay_ratio=.5),
     Method(id="derpp", title="DER++", buffer="reservoir", replay_ratio=1., penalty="derpp"),
     Method(id="joint", title="Joint oracle", epochs=8),
-    Method(id="random_equal_time", title="Random gate, equal compute", scorer="random", gate="quantile", budget=.6833),
+    Method(id="random_equal_time", title="Random, equal compute", buffer="reservoir", replay_ratio=.34),
 )}
 
 # %% ../../nbs/stream/36_methods.ipynb #946c6a1c
