@@ -10,7 +10,7 @@ THREADS ?= $(shell [ $(CORES) -lt 4 ] && echo $(CORES) || echo 4)
 export OMP_WAIT_POLICY ?= PASSIVE
 RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
 
-.PHONY: help env lock hooks reproduce test bench paper verify lab clean
+.PHONY: help env lock hooks reproduce test bench paper verify readme lab clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -44,6 +44,9 @@ paper: env ## compile paper/ from committed records
 
 verify: env ## rebuild every table from committed records and compare
 	$(RUN) sage-bench verify
+
+readme: env ## render README.md from nbs/index.ipynb
+	$(RUN) python -c "from sage_repro.paper.report import write_readme; print(write_readme().name)"
 
 lab: env ## open the notebooks in JupyterLab
 	cd nbs && $(RUN) jupyter lab

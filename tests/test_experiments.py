@@ -1,0 +1,38 @@
+"Every experiment notebook runs at smoke scale, says what it used, and writes to scratch only."
+import json
+import re
+
+import pytest
+
+from sage_repro.core.config import repo_root
+from sage_repro.paper.driver import check_parameters, effective, experiments, run_experiment
+
+ROOT = repo_root()
+
+
+@pytest.mark.parametrize("name", sorted(experiments(ROOT)))
+def test_notebook_runs_at_smoke_scale(name, tmp_path):
+    before = {p: p.stat().st_mtime_ns for p in (ROOT / "results" / "records").rglob("*") if p.is_file()}
+    out = run_experiment(name, "smoke", out=tmp_path / "out.ipynb")
+    assert effective(out)["scale"] == "smoke"
+    assert before == {p: p.stat().st_mtime_ns for p in (ROOT / "results" / "records").rglob("*") if p.is_file()}, "a smoke run must not touch records"
+    if name == "table2_challenges":
+        record = json.loads((ROOT / "results" / "scratch" / "table2_challenges-smoke" / "record.json").read_text())
+        assert record["status"] == "ok" and record["scale"] == "smoke" and len(record["metrics"]) > 100
+
+
+@pytest.mark.parametrize("name,path", sorted(experiments(ROOT, tuning=True).items()))
+def test_notebook_has_the_eight_parts(name, path):
+    cells = json.loads(path.read_text())["cells"]
+    text = "".join("".join(c["source"]) + "\n" for c in cells if c["cell_type"] == "markdown")
+    assert "**Expected cost.**" in text
+    parts = re.findall(r"^## (\w+)", text, re.M)
+    assert parts == ["Parameters", "Imports", "Configuration", "Run", "Record", "Render", "Check"], parts
+    tagged = [c for c in cells if "parameters" in c["metadata"].get("tags", [])]
+    assert len(tagged) == 1
+    assert "scale" in check_parameters(path, {"scale": "smoke"})
+
+
+def test_a_misspelt_parameter_is_refused():
+    with pytest.raises(ValueError, match="has no parameter 'scal'"):
+        run_experiment("table2_challenges", params={"scal": "smoke"})
