@@ -16,16 +16,17 @@ from ..stream.trainer import StreamTrainer
 # %% auto #0
 __all__ = ['Agent', 'load']
 
-# %% ../../nbs/agents/46_agent.ipynb #72ad99c2
+# %% ../../nbs/agents/46_agent.ipynb #369a53c5
 class Agent:
     "A tool-selecting agent that keeps learning."
     def __init__(self, trainer:StreamTrainer, method:Method, seed:int=0, n_stream:int|None=None):
-        self.trainer, self.method, self.seed, self.n_stream, self._asked = trainer, method, seed, n_stream, 0
+        self.trainer, self.method, self.seed, self.n_stream = trainer, method, seed, n_stream
 
     @classmethod
     def new(cls, tools:list[Tool]|str|Path, method:str="SAGE_plus", backbone:Backbone|None=None, seed:int=0)->"Agent":
         "An untrained agent for a library (a list, or a tools.jsonl): it ranks by the pretrained encoder and BM25 at once."
         tools = load_tools(tools) if isinstance(tools, (str, Path)) else list(tools); m = find_method(method)
+        if m.epochs > 1 or m.coreset: raise ValueError(f"{m.id} needs the whole stream beforehand; use a streaming method such as SAGE_plus or one_pass")
         return cls(build(m, tools, backbone or load_backbone(mode=m.mode, seed=seed), seed), m, seed)
 
     @property
@@ -40,12 +41,11 @@ def load(
     t, m, meta = load_model(folder, backbone)
     return Agent(t, m, meta["seed"], meta["n_stream"])
 
-# %% ../../nbs/agents/46_agent.ipynb #68782687
+# %% ../../nbs/agents/46_agent.ipynb #b674e5e4
 @patch
 def _batch(self:Agent, query:str, history, cls=SelectionSample, gold=("?",)):
     if not isinstance(query, str) or not query.strip(): raise ValueError(f"query must be a non-empty text, got {query!r}")
-    self._asked += 1
-    return cls(sample_id=f"asked-{self._asked}", query=query, gold=gold, history=tuple(Message.model_validate(m) for m in history))
+    return cls(sample_id=f"asked-{self.trainer.costs.arrived}", query=query, gold=gold, history=tuple(Message.model_validate(m) for m in history))
 
 @patch
 def rank(self:Agent,
@@ -54,6 +54,7 @@ def rank(self:Agent,
     history:list[dict]=(), # earlier turns: {"role", "content"}
 )->list[tuple[str, float]]: # tool ids with probabilities, best first
     "The k most probable tools."
+    if k < 1: raise ValueError(f"k must be at least 1, got {k}")
     t = self.trainer; b = t.batch([self._batch(query, history, TimingSample, True)]); p = t.predict(b)[0]
     return [(t.library.ids[j], float(p[j])) for j in np.argsort(-p, kind="stable")[:k]]
 
@@ -78,7 +79,7 @@ def plan(self:Agent,
     chosen = [t for i, t in enumerate(chosen) if i == 0 or t != chosen[i-1]]
     return [PlanStep(tool_id=t, depends_on=(i-1,) if i else ()) for i, t in enumerate(chosen)]
 
-# %% ../../nbs/agents/46_agent.ipynb #2b579e38
+# %% ../../nbs/agents/46_agent.ipynb #62d02582
 @patch
 def feedback(self:Agent,
     query:str, # what was asked
@@ -86,10 +87,12 @@ def feedback(self:Agent,
     history:list[dict]=(), # earlier turns
 )->"Agent":
     "Learn from one answer; raises `ValueError` on an unknown tool."
-    if isinstance(correct, bool): self.trainer.consume_timing([self._batch(query, history, TimingSample, correct)]); return self
-    gold = (correct,) if isinstance(correct, str) else tuple(correct)
+    if isinstance(correct, (bool, np.bool_)): correct = bool(correct); self.trainer.consume_timing([self._batch(query, history, TimingSample, correct)]); return self
+    if not isinstance(correct, (str, list, tuple, set)): raise ValueError(f"correct must be a tool id, a list of them, True or False, got {correct!r}")
+    gold = (correct,) if isinstance(correct, str) else tuple(dict.fromkeys(correct))
     live = set(self.trainer.library.ids); bad = [g for g in gold if g not in live]
     if bad or not gold: raise ValueError(f"correct must name tools of the library, got {bad or correct!r}; add the tool first with `add`")
+    self.trainer.consume_timing([self._batch(query, history, TimingSample, True)])
     self.trainer.consume([self._batch(query, history, SelectionSample, gold)]); self.trainer.position += 1
     return self
 

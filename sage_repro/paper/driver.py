@@ -44,7 +44,7 @@ def show_effective(**values):
     from IPython.display import JSON, display
     display(JSON({"effective": values}))
 
-# %% ../../nbs/paper/63_driver.ipynb #1ae46012
+# %% ../../nbs/paper/63_driver.ipynb #a75a8d7f
 def run_experiment(
     name:str, # a notebook of nbs/experiments
     scale:str="quick", # becomes its parameter `scale`
@@ -61,7 +61,7 @@ def run_experiment(
     out = out or root/"results"/"notebooks"/f"{name}-{scale}.ipynb"; out.parent.mkdir(parents=True, exist_ok=True)
     logging.getLogger("papermill").setLevel(logging.ERROR)
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
-    pm.execute_notebook(str(known[name]), str(out), parameters=params, cwd=str(root), kernel_name="python3", progress_bar=False, log_output=True, stderr_file=sys.stderr)
+    pm.execute_notebook(str(known[name]), str(out), parameters=params, cwd=str(root), kernel_name="python3", progress_bar=False, log_output=True, stderr_file=sys.stderr, extra_arguments=["--IPKernelApp.log_level=ERROR"])
     used = effective(out); wrong = {k: (v, used.get(k)) for k, v in params.items() if used.get(k) != v}
     if wrong: raise RuntimeError(f"{out.name} did not use its parameters: {wrong}; is the `parameters` tag still on its cell?")
     return out

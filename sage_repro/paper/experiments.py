@@ -14,8 +14,8 @@ from ..core.record import Metric, Record, environment, peak_memory_mb, source_st
 from ..core.stats import estimate, paired_test, resolvable, tied_with_best, bootstrap_means
 
 # %% auto #0
-__all__ = ['TABLE2_METHODS', 'TABLE4_METHODS', 'TUNE_GRID', 'SAME_AS', 'find', 'compare', 'table2_challenges', 'run_selection',
-           'table4_generalization', 'tune_selection']
+__all__ = ['TABLE2_METHODS', 'PAIRS', 'TABLE4_METHODS', 'TUNE_GRID', 'SAME_AS', 'find', 'compare', 'table2_challenges',
+           'run_selection', 'compare_pairs', 'table4_generalization', 'tune_selection']
 
 # %% ../../nbs/paper/59_experiments.ipynb #a6c8dd8d
 TABLE2_METHODS = ("chance", "memoriser", "selector.keyword", "selector.embedding", "selector.hybrid", "A_baseline", "one_pass", "coreset_static", "random", "random_equal_time", "basic_continual",
@@ -114,13 +114,26 @@ def _pool(units):
     for u in units:
         if len(u["predictions"]) > 1: u["predictions"]["pooled"] = [p for rows in list(u["predictions"].values()) for p in rows]
 
-# %% ../../nbs/paper/59_experiments.ipynb #e060c0c5
+# %% ../../nbs/paper/59_experiments.ipynb #278e9c11
+PAIRS = (("SAGE_full", "coreset_static"), ("SAGE_plus", "SAGE_full"), ("SAGE_plus", "SFT_memory"), ("SAGE_plus_margin", "SAGE_plus"), ("SAGE_full", "random"),
+         ("SAGE_full", "selector.keyword"), ("SAGE_plus", "selector.keyword")) # named before any run; Holm over them
+
+def compare_pairs(
+    scores:dict[str, np.ndarray], # method -> (seeds, items)
+)->dict[str, dict]: # "a - b" -> diff, low, high, p, p_holm
+    "The pairs that the text speaks of beside the reference."
+    from sage_repro.core.stats import holm
+    out = {f"{a} - {b}": compare({a: scores[a], b: scores[b]}, b)[a] for a, b in PAIRS if {a, b} <= set(scores)}
+    for k, p in zip(out, holm([x["p"] for x in out.values()]) if out else ()): out[k]["p_holm"] = p
+    return out
+
+# %% ../../nbs/paper/59_experiments.ipynb #71b70349
 def _extra(units, split, reference, data):
     from sage_repro.agents.evaluate import score_matrix
     out = {}
     for name in ("top1", "top5", "mrr"):
         s = score_matrix(units, split, name)
-        out[name] = {"versus": compare(s, reference) if reference in s else {}, "tied_with_best": sorted(tied_with_best(s))}
+        out[name] = {"versus": compare(s, reference) if reference in s else {}, "pairs": compare_pairs(s), "tied_with_best": sorted(tied_with_best(s))}
         if {reference, "SAGE_full"} <= set(s): out[name]["resolvable"] = resolvable(s[reference], s["SAGE_full"])
     flat = [x for v in data["splits"].values() for x in v]
     s = score_matrix(units, split, "top1"); groups = {"unseen": [x.unseen for x in flat], **{d: [x.difficulty == d for x in flat] for d in ("easy", "medium", "hard")}}
@@ -128,7 +141,7 @@ def _extra(units, split, reference, data):
     out["groups"] = {g: {"n": int(np.sum(k)), "top1": {m: asdict(estimate(v[:, np.array(k)])) for m, v in s.items()}} for g, k in groups.items() if same and any(k)}
     return out
 
-# %% ../../nbs/paper/59_experiments.ipynb #246d1b77
+# %% ../../nbs/paper/59_experiments.ipynb #a3913b45
 def _curves(methods, sc, data, backbone, cache):
     import json
     from sage_repro.agents.evaluate import code_digest, unit_key, with_curve
@@ -146,7 +159,7 @@ def _curves(methods, sc, data, backbone, cache):
             out[name].append(json.loads(f.read_text()))
     return out
 
-# %% ../../nbs/paper/59_experiments.ipynb #3e6fefab
+# %% ../../nbs/paper/59_experiments.ipynb #4b15949b
 TABLE4_METHODS = ("chance", "memoriser", "selector.keyword", "selector.embedding", "selector.hybrid", "A_baseline", "one_pass", "random", "random_equal_time", "SAGE_full", "SAGE_plus", "SAGE_plus_margin", "SAGE_plus_kept", "SAGE_plus_no_memory", "SFT_memory", "memory_only")
 
 def table4_generalization(
@@ -166,7 +179,7 @@ def table4_generalization(
     def part(seed): p = split_80_10_10(d.samples, seed); return {"tools": d.tools, "train": cut(p["train"], sc.max_stream), "splits": {"test": cut(p["test"], sc.max_test)}}
     return run_selection("table4_generalization", sc, methods, part(0), load_backbone(), {"dataset": "MetaTool", "data_digest": digest, "licence": d.licence, "home": d.home}, progress, root, curves=(), per_seed=part)
 
-# %% ../../nbs/paper/59_experiments.ipynb #96dab64d
+# %% ../../nbs/paper/59_experiments.ipynb #b343e631
 TUNE_GRID = (3e-4, 1e-3, 3e-3)
 SAME_AS = {"SAGE_sft_baseline": "A_baseline", "B3": "coreset_static", "SAGE_ssis_replay": "SAGE_full"} # one run under two names
 

@@ -10,8 +10,8 @@ from ..core.config import repo_root, sha256, write_atomic
 from ..core.record import Record, fingerprint, load_record
 
 # %% auto #0
-__all__ = ['TEX', 'README_METHODS', 'committed_records', 'check_metrics', 'stale_files', 'verify', 'report_html', 'write_report',
-           'build_paper', 'reproduce', 'readme_table', 'render_readme']
+__all__ = ['TEX', 'README_METHODS', 'committed_records', 'check_metrics', 'stale_files', 'verify', 'claims_view', 'report_html',
+           'write_report', 'build_paper', 'reproduce', 'readme_table', 'render_readme', 'write_readme']
 
 # %% ../../nbs/paper/65_report.ipynb #68174900
 def committed_records(
@@ -68,8 +68,19 @@ def verify(root:Path|None=None)->int: # exit code
     if not bad: print(f"{len(folders)} records: metrics follow from predictions, and every generated file follows from the records")
     return 1 if bad else 0
 
-# %% ../../nbs/paper/65_report.ipynb #047ae53d
-_CSS = """body{font:16px/1.5 system-ui,sans-serif;max-width:64rem;margin:2rem auto;padding:0 1rem;color:#1a1a1a;background:#fff}h1{font-size:1.7rem}h2{margin-top:2.2rem;border-bottom:1px solid #ccc}
+# %% ../../nbs/paper/65_report.ipynb #25069cbd
+def claims_view(
+    records:dict[str, Record], # experiment -> record
+): # a DataFrame for people
+    "Claimed, measured with its interval, n and verdict, one row a claim."
+    import pandas as pd
+    from sage_repro.paper.claims import claims_table
+    from sage_repro.paper.tables import claim_rows
+    t = claims_table(claim_rows(list(records.values()))); n = lambda x: "" if x is None or x != x else str(int(x))
+    return pd.DataFrame({"method": t["method"], "metric": t["metric"].str.replace("_", " "), "claimed": t["claimed"].astype(str), "measured [95 % interval]": [_interval(x) for _, x in t.iterrows()], "n": t["n"].map(n), "verdict": t["verdict"]})
+
+# %% ../../nbs/paper/65_report.ipynb #4b6e344d
+_CSS = """body{font:16px/1.5 system-ui,sans-serif;max-width:78rem;margin:2rem auto;padding:0 1rem;color:#1a1a1a;background:#fff}h1{font-size:1.7rem}h2{margin-top:2.2rem;border-bottom:1px solid #ccc}
 table{border-collapse:collapse;font-size:.85rem;display:block;overflow-x:auto}th,td{padding:.25rem .6rem;text-align:right;border-bottom:1px solid #e5e5e5;white-space:nowrap}th:first-child,td:first-child{text-align:left}
 thead th{border-bottom:2px solid #333}img{max-width:100%}.note{color:#555;font-size:.9rem}"""
 
@@ -82,23 +93,22 @@ def _origin(r:Record)->str:
     h = r.environment.get("hardware", {})
     return html.escape(f"{r.experiment}, scale {r.scale}: commit {(r.source.get('commit') or 'unknown')[:12]}, data {str(r.source.get('data_digest'))[:12]}, {h.get('cores')} cores ({h.get('cpu')}), {r.wall_seconds:.0f} s, peak {r.peak_memory_mb:.0f} MiB, {r.started}")
 
-# %% ../../nbs/paper/65_report.ipynb #2ba397fb
+# %% ../../nbs/paper/65_report.ipynb #0f31be91
 def report_html(
     records:dict[str, Record], # experiment -> record
 )->str: # a whole page
     "The report as HTML."
-    from sage_repro.paper.claims import claims_table
     from sage_repro.paper.figures import learning_curve
-    from sage_repro.paper.tables import claim_rows, cost_frame, selection_frame
+    from sage_repro.paper.tables import cost_frame, selection_frame
     parts = ["<h1>SAGE-Agent: claimed and measured</h1>", "<p>Every number here was measured by the runs named at the end, or is marked as claimed by the paper. Intervals are 95 % over items and seeds.</p>",
-             "<h2>Claims</h2>", claims_table(claim_rows(list(records.values()))).to_html(index=False, na_rep="", border=0)]
+             "<h2>Claims</h2>", claims_view(records).to_html(index=False, border=0)]
     for name, r in records.items():
         parts += [f"<h2>{html.escape(name)}: {html.escape(str(r.source.get('dataset', '')))}</h2>", selection_frame(r).to_html(na_rep="", border=0), "<h3>Cost and data</h3>", cost_frame(r).to_html(na_rep="", border=0)]
         if r.extra.get("curves"): parts.append(_picture(learning_curve(r)))
     parts += ["<h2>Where the numbers come from</h2>"] + [f'<p class="note">{_origin(r)}</p>' for r in records.values()]
     return f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>SAGE-Agent: claimed and measured</title><style>{_CSS}</style><body>{"".join(parts)}</body></html>\n'
 
-# %% ../../nbs/paper/65_report.ipynb #fa823537
+# %% ../../nbs/paper/65_report.ipynb #b49036c5
 def write_report(root:Path|None=None, records:dict[str, Record]|None=None, scratch:bool=False)->Path: # the page
     "Write paper/generated and results/report.html from records; a scratch report touches neither."
     from sage_repro.paper.tables import write_generated
@@ -107,7 +117,7 @@ def write_report(root:Path|None=None, records:dict[str, Record]|None=None, scrat
     if not scratch: write_generated(records, root/"paper"/"generated")
     return write_atomic(root/"results"/("scratch/report.html" if scratch else "report.html"), report_html(records))
 
-# %% ../../nbs/paper/65_report.ipynb #2f1d07e3
+# %% ../../nbs/paper/65_report.ipynb #d4d52e2f
 TEX = "apt-get install --no-install-recommends latexmk texlive-latex-recommended texlive-fonts-recommended texlive-science"
 
 def build_paper(
@@ -123,7 +133,7 @@ def build_paper(
     print(f"PDF: {(root/'paper'/'build'/'main.pdf').relative_to(root)}")
     return 0
 
-# %% ../../nbs/paper/65_report.ipynb #8c8247b3
+# %% ../../nbs/paper/65_report.ipynb #50c2c5e7
 def reproduce(scale:str="quick", root:Path|None=None)->int: # exit code
     "The main job."
     from sage_repro.paper.driver import experiments, run_experiment
@@ -140,7 +150,7 @@ def reproduce(scale:str="quick", root:Path|None=None)->int: # exit code
 
 def _why(records, scale)->str: return "smoke scale" if scale == "smoke" else "the tree has changes that make results, or is no git checkout"
 
-# %% ../../nbs/paper/65_report.ipynb #de0d06e3
+# %% ../../nbs/paper/65_report.ipynb #90524b41
 def _records_of(scale:str, root:Path)->tuple[dict[str, Record], bool]:
     "The records of this run: committed ones where the tree was clean, else scratch ones."
     fresh = {d.name.rsplit("-", 1)[0]: d for d in sorted((root/"results"/"scratch").glob(f"*-{scale}")) if (d/"record.json").is_file()}
@@ -153,18 +163,16 @@ def _print_claims(records:dict[str, Record]):
     "Claimed | measured [95 % interval] | n | verdict."
     from rich.console import Console
     from rich.table import Table
-    from sage_repro.paper.claims import claims_table
-    from sage_repro.paper.tables import claim_rows
-    t = Table(title="Claimed by the paper, and measured", title_justify="left")
-    for c, j in (("method", "left"), ("metric", "left"), ("claimed", "right"), ("measured [95 % interval]", "right"), ("n", "right"), ("verdict", "left")): t.add_column(c, justify=j)
-    for _, x in claims_table(claim_rows(list(records.values()))).iterrows(): t.add_row(str(x["method"]), str(x["metric"]), str(x["claimed"]), _interval(x), "" if x["n"] != x["n"] or x["n"] is None else f"{int(x['n'])}", x["verdict"])
-    Console(width=110).print(t)
+    t = Table(title="Claimed by the paper, and measured", title_justify="left"); view = claims_view(records)
+    for c in view.columns: t.add_column(c, justify="right" if c in ("claimed", "measured [95 % interval]", "n") else "left", no_wrap=True)
+    for row in view.itertuples(index=False): t.add_row(*map(str, row))
+    Console(width=124).print(t)
 
 def _interval(x)->str:
     if x["measured"] is None or x["measured"] != x["measured"]: return "not run"
     return f"{x['measured']:.1f}" + (f" [{x['low']:.1f}, {x['high']:.1f}]" if x["low"] == x["low"] else "")
 
-# %% ../../nbs/paper/65_report.ipynb #b15fb564
+# %% ../../nbs/paper/65_report.ipynb #e22b528c
 README_METHODS = ("chance", "memoriser", "selector.keyword", "selector.embedding", "A_baseline", "random", "SAGE_full", "SAGE_plus", "SFT_memory", "memory_only")
 
 def readme_table(root:Path|None=None)->str: # Markdown
@@ -179,7 +187,7 @@ def readme_table(root:Path|None=None)->str: # Markdown
     rows = [f"| {TITLES.get(k, k)} | {cell(v[k, 'top1'])} | {cell(v[k, 'top5'])} | {share(k)} |" for k in README_METHODS if (k, "top1") in v]
     return "\n".join(["| measured | top-1 | top-5 | visits |", "|---|---|---|---|", *rows])
 
-# %% ../../nbs/paper/65_report.ipynb #03883057
+# %% ../../nbs/paper/65_report.ipynb #f162a189
 def render_readme(root:Path|None=None)->str: # Markdown
     "nbs/index.ipynb, executed, as Markdown with outputs only."
     import nbformat
@@ -189,3 +197,5 @@ def render_readme(root:Path|None=None)->str: # Markdown
     ExecutePreprocessor(timeout=120, kernel_name="python3").preprocess(nb, {"metadata": {"path": str(root)}})
     body, _ = MarkdownExporter(exclude_input=True).from_notebook_node(nb)
     return "<!-- made from nbs/index.ipynb by `make readme`; edit the notebook -->\n\n" + body.strip() + "\n"
+
+def write_readme(root:Path|None=None)->Path: root = root or repo_root(); return write_atomic(root/"README.md", render_readme(root))

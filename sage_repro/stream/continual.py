@@ -11,10 +11,10 @@ from torch.nn import functional as F
 # %% auto #0
 __all__ = ['EWC', 'DERpp']
 
-# %% ../../nbs/stream/33_continual.ipynb #7992b325
+# %% ../../nbs/stream/33_continual.ipynb #2bace356
 class EWC:
     "A quadratic leash on weights that mattered."
-    def __init__(self, lam:float=50., decay:float=.99, every:int=50):
+    def __init__(self, lam:float=50., decay:float=.99, every:int=10):
         if lam < 0: raise ValueError(f"lam must be at least 0, got {lam}")
         self.lam, self.decay, self.every, self.steps, self.fisher, self.anchor = lam, decay, every, 0, {}, {}
 

@@ -128,7 +128,7 @@ def score(self:SSIS, s:Signals)->np.ndarray: # (b,) importance in [0, 1]
     t = self.terms(s)
     return sum(w * t[k] for k, w in zip("udf", self.weights) if k in t)
 
-# %% ../../nbs/stream/30_importance.ipynb #132422af
+# %% ../../nbs/stream/30_importance.ipynb #af704782
 class SignalScorer:
     "One signal as importance, normalised online."
     def __init__(self, signal:str): self.signal, self.needs, self.norm = signal, frozenset([signal]), OnlineNormaliser()
@@ -140,7 +140,7 @@ class RandomScorer:
     def __init__(self, rng:np.random.Generator): self.rng = rng
     def score(self, s)->np.ndarray: return self.rng.random(len(s))
 
-# %% ../../nbs/stream/30_importance.ipynb #ea1c4350
+# %% ../../nbs/stream/30_importance.ipynb #ea19fb1c
 class AdmitAll:
     "Trains on everything, as the draft's loop literally does."
     def admit(self, importance:np.ndarray, buffer_mean:float)->np.ndarray: return np.ones(len(importance), bool)
@@ -156,7 +156,7 @@ class MeanGate:
         self.ratio = float(np.clip(self.ratio * np.exp(self.rate * (keep.sum() - self.budget*len(keep)) / np.sqrt(len(keep))), .01, 100.))
         return keep
 
-# %% ../../nbs/stream/30_importance.ipynb #9adcdf7c
+# %% ../../nbs/stream/30_importance.ipynb #c4b16477
 class QuantileGate:
     "Admits the share `budget`: a running quantile of the last `window` importances, corrected by what was spent so far."
     def __init__(self, budget:float=.35, window:int=2000):

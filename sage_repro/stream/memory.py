@@ -62,7 +62,7 @@ class EpisodicMemory:
 
     def __len__(self)->int: return self.size
 
-# %% ../../nbs/stream/35_memory.ipynb #4983530d
+# %% ../../nbs/stream/35_memory.ipynb #30b249ea
 @patch
 def add(self:EpisodicMemory,
     x:np.ndarray, # (b, d) backbone vectors
@@ -79,6 +79,7 @@ def add(self:EpisodicMemory,
         self._room(slot, x.shape[1], gold.shape[1])
         self.x[slot], self.gold[slot], self.key[slot], self.counts[slot] = x[i], gold[i], keys[i], counts[i]
 
+# %% ../../nbs/stream/35_memory.ipynb #e0e9cb76
 @patch
 def _slot(self:EpisodicMemory, trained:bool)->int|None:
     "Room for one more: free, else of a spare one, else by the reservoir's rule."
@@ -100,7 +101,7 @@ def _room(self:EpisodicMemory, slot:int, d:int, g:int):
     if slot >= len(self.x): self.x, self.gold = np.concatenate([self.x, np.zeros_like(self.x)]), np.concatenate([self.gold, np.full_like(self.gold, -1)])
     if slot == self.size: self.size += 1; self.key.append(None); self.counts.append(None)
 
-# %% ../../nbs/stream/35_memory.ipynb #72dd926b
+# %% ../../nbs/stream/35_memory.ipynb #a374706b
 @patch
 def look(self:EpisodicMemory,
     mapper, # (m, d) backbone vectors -> (m, d) unit states
@@ -131,7 +132,7 @@ def by_words(self:EpisodicMemory,
     sim = (tfidf(count_words(texts), self._idf)[0] @ self._sparse).toarray()
     return vote(sim, columns[self._gold], n_tools, self.k, self.word_tau)
 
-# %% ../../nbs/stream/35_memory.ipynb #a11167c2
+# %% ../../nbs/stream/35_memory.ipynb #033b9a4c
 POOL_EPS = {"network": 1e-4, "tools": 1e-4, "memory": .03, "words": .03}
 
 class LogPool:
@@ -155,7 +156,7 @@ class LogPool:
         z = np.tensordot(self.weights.astype(np.float32), logs, 1); z -= z.max(1, keepdims=True); np.exp(z, out=z)
         return z/z.sum(1, keepdims=True)
 
-# %% ../../nbs/stream/35_memory.ipynb #b703b09d
+# %% ../../nbs/stream/35_memory.ipynb #f6d8f96d
 @patch
 def learn(self:LogPool,
     logs:np.ndarray, # (sources, b, n) from `logs`
