@@ -61,6 +61,7 @@ def call(*args)->tuple[int, str, str]:
     "`sage-bench` in this process: exit code, standard output, standard error."
     out, err = io.StringIO(), io.StringIO()
     with redirect_stdout(out), redirect_stderr(err), warnings.catch_warnings():
+        warnings.simplefilter("always", UserWarning) # Python itself would say the same line once only
         try: code = main([str(a) for a in args])
         except SystemExit as e: code = e.code
     return code, out.getvalue(), err.getvalue()

@@ -356,9 +356,9 @@ def clopper_pearson(
     if not 0 <= k <= n or n < 1: raise ValueError(f"k must lie in 0..n and n be at least 1, got k={k}, n={n}; count trials first")
     return (float(beta.ppf(.025, k, n-k+1)) if k else 0., float(beta.ppf(.975, k+1, n-k)) if k < n else 1.)
 
-# %% ../../nbs/bench/11_sagebench.ipynb #54f7be31
+# %% ../../nbs/bench/11_sagebench.ipynb #12309607
 def audit_agreement(
-    round:int|None=None, # 1: first readings; 2: of reworded items; 3: among the gold tool's family; None: the last reading of each item
+    round:int|None=None, # 1: first readings; 2: of reworded items; 3: among the gold tool's family; 4: of items a round-three reader disputed; None: the last reading of each item
     root:str|Path|None=None, # the data folder; None: found
 )->pd.DataFrame: # split, difficulty ("all" for the split), agree, n, unsure, rate, low, high
     "How often a blind reader chose a gold tool, with the exact 95 % interval."
@@ -506,7 +506,7 @@ def _card_checks(splits, tools)->str:
 
 Of the {len(tested)} gold tools of test and test_extended, {len(unseen)} have no training query."""
 
-# %% ../../nbs/bench/11_sagebench.ipynb #41cc6617
+# %% ../../nbs/bench/11_sagebench.ipynb #29f49bf5
 def _card_audit(root)->str:
     "Who read what, and what came of it."
     rows, pairs = load_audit(root=root), load_audit("tools", root)
@@ -530,7 +530,7 @@ How much there was to tell apart in the ten cards: rivals of the gold tool's own
 
 {_md(audit_rivals(root), "split")}
 
-**How far to trust this.** The readers are language models of the same family as the writers, so agreement is an upper bound of what other readers would reach, and readings are not independent draws, so the intervals are too narrow. The readers were told to open nothing but their packet; that was asked, not enforced. High agreement supports the labels and shows that the items are answerable; it does not show that they are hard, that the whole library has no second good tool, or that they sound like users. Where a round-three reader disagreed, both tools are accepted as gold. No person has read the items yet.
+**How far to trust this.** The readers are language models of the same family as the writers, so agreement is an upper bound of what other readers would reach, and readings are not independent draws, so the intervals are too narrow. The readers were told to open nothing but their packet; that was asked, not enforced. High agreement supports the labels and shows that the items are answerable; it does not show that they are hard, that the whole library has no second good tool, or that they sound like users. Where a round-three reader disagreed, the item was written again and read again (round four). No person has read the items yet.
 
 **Tools.** The {len(pairs)} closest pairs of cards by MiniLM, reserve included ({sum(map(cat, pairs))} within a category, {sum(not cat(p) for p in pairs)} across) were read as well: {v['twin']} twins, {v['close']} close, {v['apart']} apart; {len(cards)} cards were rewritten, and the pairs were not read again (`audit/tools.jsonl`). That was after the readings of items: {len(old)} of the last readings had an earlier card among the candidates, in {sum(bool(gold[r.sample_id] & set(r.earlier_cards)) for r in old)} of them the gold one (`earlier_cards`)."""
 
@@ -551,7 +551,7 @@ All {len(held)} held-out items, in %:
 
 The same was then done to the training queries, so that both are of one kind: {len(plain)} of the {len(read)} training queries that had been read in the audit have a new wording (`query_read` keeps the one that was read; they were not read again), and the overlap of all training queries with their gold cards is {train:.1f} %."""
 
-# %% ../../nbs/bench/11_sagebench.ipynb #8c2d3da4
+# %% ../../nbs/bench/11_sagebench.ipynb #a60e187b
 def _card_head(n_train:int, n_held:int)->str:
     "What it is, who wrote it, and how to use it."
     return f"""# SAGE-Bench {VERSION}
@@ -566,7 +566,7 @@ Tool selection for LLM agents: given a query, rank a library of tools, many of t
 
 _CARD_END = """## Known weaknesses
 - English only. The catalogue is invented: no tool can be called, and real catalogues are messier.
-- One gold tool for nearly every item; real requests often have several acceptable tools, and metrics for several golds (recall, nDCG) say nothing new here.
+- One gold tool for each item; real requests often have several acceptable tools, and metrics for several golds (recall, nDCG) say nothing new here.
 - Writers and readers are of one model family: what that family finds natural, or cannot see, is shared by both.
 - The audit shows ten candidates, not the library: that no other tool of the library would serve as well is shown only as far as the gold tool's family, BM25 and MiniLM hold the rivals.
 - Difficulty and voice are the writers' marks, not measured.

@@ -121,13 +121,11 @@ def _evaluate(entries, model, tools, samples, train, seeds)->tuple[list[dict], l
     if model: rows += _judge(model, samples, notes)
     return rows, notes
 
-# %% ../../nbs/paper/64_cli.ipynb #8af1a6f1
+# %% ../../nbs/paper/64_cli.ipynb #d1d49d7a
 def _with_library(t, tools):
     "Bring the model's library to the given tools."
     from sage_repro.bench.schema import LibraryEvent
     want = {x.tool_id: x for x in tools}
-    for tid in [t.library.tools[r].tool_id for r in t.library.live]:
-        if tid not in want and len(t.library) > 1: t.apply(LibraryEvent(event="retire", tool={"tool_id": tid}))
     for tid, x in want.items():
         row = t.library.row.get(tid); live = row is not None and row in t.library.live
         if not live: t.apply(LibraryEvent(event="add", tool=x.model_dump()))
