@@ -207,7 +207,7 @@ def test_no_floor_is_near_the_ceiling_and_none_is_hidden(splits, live):
 
 def test_agreement_recounted_from_raw_lines():
     gold = {r["sample_id"]: r for s in SIZES for r in raw(f"selection/{s}.jsonl")}
-    for rnd in (None, 1, 2, 3, 4):
+    for rnd in (None, 1, 2, 3):
         n, ok = Counter(), Counter()
         for r in raw("audit/selection.jsonl"):
             if (r.get("superseded") if rnd is None else r["round"] != rnd): continue
@@ -239,7 +239,7 @@ def test_each_held_out_item_was_read_and_the_rounds_fit(splits, tools):
     held = {s.sample_id for n in HELD for s in splits[n]}
     disputed = {r.sample_id for r in rows if r.round == 4}
     assert third.keys() == held and {i for i, r in third.items() if r.superseded} == disputed # everything once more, among the gold tool's family
-    assert {i for i, r in third.items() if r.answer not in by[i].gold} <= disputed
+    assert disputed <= {i for i, r in third.items() if r.answer not in by[i].gold}
     assert all(first[i].superseded for i in held) and all(r.superseded for r in second.values())
     assert second.keys() >= {i for i in held if first[i].query_read} # what was reworded was read again
     readers = [{r.reader for r in x.values()} for x in (first, second, third)]
@@ -248,7 +248,7 @@ def test_each_held_out_item_was_read_and_the_rounds_fit(splits, tools):
         s = by[r.sample_id]
         assert len(set(r.candidates)) == len(r.candidates) == 10 and set(r.candidates) <= known and set(s.gold) & set(r.candidates)
         assert r.answer in r.candidates and s in splits[r.split] and set(r.earlier_cards) <= set(r.candidates)
-        assert r.query_read is None or (r.query_read != s.query and (r.superseded or r.split in ("train", "stream")))
+        assert r.query_read is None or (r.query_read != s.query and (r.superseded or r.split in ("train", "stream") or r.answer not in s.gold))
 
 def test_gold_stands_anywhere_among_the_candidates(splits):
     "A place that gold prefers would tell a reader the answer."

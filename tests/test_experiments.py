@@ -36,3 +36,12 @@ def test_notebook_has_the_eight_parts(name, path):
 def test_a_misspelt_parameter_is_refused():
     with pytest.raises(ValueError, match="has no parameter 'scal'"):
         run_experiment("table2_challenges", params={"scal": "smoke"})
+
+
+def test_learning_rates_are_those_of_the_tuning_record():
+    from sage_repro.core.record import load_record
+    from sage_repro.paper.experiments import SAME_AS
+    from sage_repro.stream.methods import METHODS
+    best = load_record(ROOT / "results" / "records" / "tune_selection-quick").extra["best"]
+    want = {m: best[SAME_AS.get(m, m)] for m in METHODS if SAME_AS.get(m, m) in best}
+    assert {m: METHODS[m].lr for m in want} == want and len(want) > 25

@@ -86,7 +86,7 @@ def code_digest()->str:
     root = Path(sage_repro.__file__).parent
     return hashlib.sha256(b"".join(p.relative_to(root).as_posix().encode() + p.read_bytes() for p in sorted(root.rglob("*.py")))).hexdigest()[:16]
 
-# %% ../../nbs/agents/45_evaluate.ipynb #6e3e4800
+# %% ../../nbs/agents/45_evaluate.ipynb #fc530a30
 def run_unit(
     method:str|Method, # id of an untrained selector, or a trained method
     seed:int, # shuffles the stream's order of arrival, and every draw
@@ -101,6 +101,7 @@ def run_unit(
         sel, run, name = build_selector(method, tools, backbone, train_set, seed), {"method": method, "seed": seed}, method
     else:
         order = np.random.default_rng([seed, 1]).permutation(len(train_set)) if shuffle else range(len(train_set))
+        if method.mode != "frozen": backbone = load_backbone(backbone.name, method.mode, backbone.pooling, backbone.max_length, seed=seed) # what one run trained must not reach the next
         t0 = time.perf_counter(); t = train(method, tools, [train_set[i] for i in order], backbone, seed)
         sel, run, name = Trained(t), run_summary(t, method, seed, time.perf_counter() - t0), method.id
     return {"run": run, "predictions": {k: predictions(sel, v, name, seed) for k, v in splits.items()}}

@@ -25,7 +25,7 @@ SFT_memory memory_only one_pass coreset_static basic_continual SAGE_sft_baseline
 _llm = {"selector.two_stage": "Two-stage", "selector.gorilla": "Gorilla (retrieve, rerank)", "selector.dfsdt": "DFSDT", "llm_direct": "LLM direct"}
 REGISTRY = {e.id: e for e in (*(Entry(k, v, "baseline") for k, v in _base.items()), *(Entry(k, k, "trained") for k in _trained), *(Entry(k, v, "llm", _LLM) for k, v in _llm.items()))}
 
-# %% ../../nbs/agents/40_registry.ipynb #fefc9644
+# %% ../../nbs/agents/40_registry.ipynb #ba330ee4
 ALIASES = {"keyword": "selector.keyword", "bm25": "selector.keyword", "embedding": "selector.embedding", "hybrid_rrf": "selector.hybrid", "gorilla": "selector.gorilla", "dfsdt": "selector.dfsdt",
            "two_stage": "selector.two_stage", "SAGE": "SAGE_full", "sft": "A_baseline", "reservoir": "er_reservoir", "der++": "derpp", "EWC": "ewc"}
 GROUPS = {"B_coreset": ["B1", "B2", "B3", "B4"]}
@@ -37,5 +37,6 @@ def resolve(
     names = [n.strip() for n in names.split(",") if n.strip()] if isinstance(names, str) else names
     flat = [m for n in names for m in GROUPS.get(n, [ALIASES.get(n, n)])]
     bad = [n for n in flat if n not in REGISTRY]
-    if bad or not flat: raise ValueError(f"unknown method {bad[0]!r}" * bool(bad) + "no method given" * (not flat) + f"; known: {', '.join(REGISTRY)}; short names: {', '.join(ALIASES)}")
+    what = f"unknown method {bad[0]!r}" if bad else "no method given"
+    if bad or not flat: raise ValueError(f"{what}; known: {', '.join(REGISTRY)}; short names: {', '.join(ALIASES)}")
     return [REGISTRY[m] for m in dict.fromkeys(flat)]

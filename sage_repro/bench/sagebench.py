@@ -506,14 +506,16 @@ def _card_checks(splits, tools)->str:
 
 Of the {len(tested)} gold tools of test and test_extended, {len(unseen)} have no training query."""
 
-# %% ../../nbs/bench/11_sagebench.ipynb #29f49bf5
+# %% ../../nbs/bench/11_sagebench.ipynb #647a92eb
 def _card_audit(root)->str:
     "Who read what, and what came of it."
     rows, pairs = load_audit(root=root), load_audit("tools", root)
     def table(k, names=SPLITS):
         a = audit_agreement(k, root); a = a[a.split.isin(names)]; ci = [f"{100*r:.1f} [{100*l:.1f}, {100*h:.1f}]" for r, l, h in zip(a.rate, a.low, a.high)]
         return _md(pd.DataFrame({"agree": a.agree.tolist(), "of": a.n.tolist(), "unsure": a.unsure.tolist(), "% with 95 % interval": ci}, index=a.split + ", " + a.difficulty), "split, difficulty")
-    old = [r for r in rows if not r.superseded and r.earlier_cards]; gold = {s.sample_id: set(s.gold) for n in SPLITS for s in load_sagebench(n, root=root)}
+    old = [r for r in rows if not r.superseded and r.earlier_cards]; reread = {r.sample_id for r in rows if r.round == 4}
+    gold = {s.sample_id: set(s.gold) for n in SPLITS for s in load_sagebench(n, root=root)}
+    disputed = {r.sample_id for r in rows if r.round == 3 and r.answer not in gold[r.sample_id]}
     v, cards = Counter(p.verdict for p in pairs), {p.rewritten for p in pairs if p.rewritten}; cat = lambda p: len({t.rsplit("-", 1)[0] for t in p.tools}) == 1
     return f"""## Audit
 A blind reading: the query, its history, and {len(rows[0].candidates)} cards in random order ; the reader names the tool that serves best, and whether sure. In rounds one and two these were the gold tool, three nearest to the query by BM25, three by MiniLM embedding and three nearest to the gold card by MiniLM. Those cards held few rivals of the gold tool's own family, so in round three, with today's wording and cards, fresh readers read every held-out item again among the gold tool's *whole family* (up to five rivals), filled up with the nearest to the query by BM25 and MiniLM. {len(rows):,} readings by {len({r.reader for r in rows})} readers; each record is in `audit/selection.jsonl`.
@@ -530,7 +532,7 @@ How much there was to tell apart in the ten cards: rivals of the gold tool's own
 
 {_md(audit_rivals(root), "split")}
 
-**How far to trust this.** The readers are language models of the same family as the writers, so agreement is an upper bound of what other readers would reach, and readings are not independent draws, so the intervals are too narrow. The readers were told to open nothing but their packet; that was asked, not enforced. High agreement supports the labels and shows that the items are answerable; it does not show that they are hard, that the whole library has no second good tool, or that they sound like users. Where a round-three reader disagreed, the item was written again and read again (round four). No person has read the items yet.
+**How far to trust this.** The readers are language models of the same family as the writers, so agreement is an upper bound of what other readers would reach, and readings are not independent draws, so the intervals are too narrow. The readers were told to open nothing but their packet; that was asked, not enforced. High agreement supports the labels and shows that the items are answerable; it does not show that they are hard, that the whole library has no second good tool, or that they sound like users. {len(disputed)} item{'s' * (len(disputed) != 1)} that a round-three reader disputed got a new wording; {len(disputed & reread)} of them {'was' if len(disputed & reread) == 1 else 'were'} read again (round four). No person has read the items yet.
 
 **Tools.** The {len(pairs)} closest pairs of cards by MiniLM, reserve included ({sum(map(cat, pairs))} within a category, {sum(not cat(p) for p in pairs)} across) were read as well: {v['twin']} twins, {v['close']} close, {v['apart']} apart; {len(cards)} cards were rewritten, and the pairs were not read again (`audit/tools.jsonl`). That was after the readings of items: {len(old)} of the last readings had an earlier card among the candidates, in {sum(bool(gold[r.sample_id] & set(r.earlier_cards)) for r in old)} of them the gold one (`earlier_cards`)."""
 

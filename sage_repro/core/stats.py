@@ -34,7 +34,7 @@ def bootstrap_means(
     w_item = rng.multinomial(n, np.full(n, 1/n), draws) / n # (draws, items) weights
     return np.einsum("ds,sn,dn->d", w_seed, values, w_item, optimize=True)
 
-# %% ../../nbs/core/03_stats.ipynb #15607617
+# %% ../../nbs/core/03_stats.ipynb #672f2f01
 def estimate(
     values:np.ndarray, # (seeds, items) or (items,)
     seed:int=0, # of the resampling
@@ -43,7 +43,7 @@ def estimate(
     "Mean and 95 % interval over items x seeds; raises `ValueError` on an empty matrix."
     v = np.atleast_2d(np.asarray(values, float))
     if not v.size: raise ValueError("values must hold at least one item, got an empty matrix; score something first")
-    b = bootstrap_means(v, np.random.default_rng(seed), draws)
+    b = np.clip(bootstrap_means(v, np.random.default_rng(seed), draws), v.min(), v.max()) # rounding must not leave the range of a rate
     lo, hi = np.quantile(b, [.025, .975])
     return Estimate(float(v.mean()), float(lo), float(hi), v.shape[1], v.shape[0])
 

@@ -180,15 +180,15 @@ def _nf4():
     dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32 # bf16 is emulated, and slow, on most CPUs
     return transformers.BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype)
 
-# %% ../../nbs/model/20_backbone.ipynb #dc3aec40
+# %% ../../nbs/model/20_backbone.ipynb #7ac7ffba
 def _trainable(model, mode, seed):
-    "Freeze everything, or add LoRA, or free everything."
+    "Freeze everything, or add LoRA, or free everything. Dropout stays off: it would draw from a global generator, and a seed would not repeat."
     import torch
     if mode in ("frozen", "full"):
         for p in model.parameters(): p.requires_grad_(mode == "full")
-        return model.eval() if mode == "frozen" else model.train()
+        return model.eval()
     import peft
     if mode == "qlora": model = peft.prepare_model_for_kbit_training(model)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return peft.get_peft_model(model, peft.LoraConfig(r=8, lora_alpha=16, lora_dropout=0., target_modules="all-linear")).train()
+        return peft.get_peft_model(model, peft.LoraConfig(r=8, lora_alpha=16, lora_dropout=0., target_modules="all-linear")).eval()

@@ -23,7 +23,7 @@ def _quiet_progress(total:int|None, what:str):
     bar = tqdm(total=total, desc=what, unit="sample", disable=not sys.stderr.isatty(), leave=False)
     return bar, lambda n: bar.update(n - bar.n)
 
-# %% ../../nbs/paper/64_cli.ipynb #34915330
+# %% ../../nbs/paper/64_cli.ipynb #7cd70890
 def _check_out(
     out:str, # as the user named it
     model:bool=False, # the folder will be replaced as a whole
@@ -37,6 +37,7 @@ def _check_out(
     if Path.cwd().is_relative_to(p): _fail(f"--out {out}: expected a folder of its own, got the working directory; fix: name a folder inside it")
     return p
 
+# %% ../../nbs/paper/64_cli.ipynb #7fc65794
 def _backbone(mode:str, seed:int, name:str|None=None):
     "Loaded, and without dropout: it would draw from torch's global generator, and a seed would not repeat."
     from sage_repro.model.backbone import DEFAULT_MODEL, load_backbone
@@ -58,7 +59,7 @@ def _load_model(folder, backbone=None):
         if os.environ.get("SAGE_DEBUG"): raise
         _fail(f"{folder}: expected a trained model, got one that cannot be read ({type(e).__name__}: {str(e)[:200]}); fix: train it again")
 
-# %% ../../nbs/paper/64_cli.ipynb #9ea1c848
+# %% ../../nbs/paper/64_cli.ipynb #9dac561a
 def _select_samples(samples:list)->tuple[list, list[str]]:
     "The selection samples, and what is said about the others."
     keep = [s for s in samples if s.task == "selection"]; notes = []
@@ -74,6 +75,7 @@ def _need_selection(path, samples, or_timing=False):
     if "selection" in tasks or or_timing and "timing" in tasks: return
     raise DataError(path, None, "at least one selection sample", "only " + " and ".join(sorted(tasks)) if tasks else "library events only", 'add samples with task "selection"', "task")
 
+# %% ../../nbs/paper/64_cli.ipynb #6342e49e
 def _methods(text:str, option:str="--methods")->list:
     "Registry entries; an unknown name is answered briefly."
     from sage_repro.agents.registry import resolve
@@ -86,7 +88,7 @@ def _one_trained(text:str)->str:
     if len(e) != 1 or e[0].kind != "trained": _fail(f"--method {text}: expected one trained method, got {'a ' + e[0].kind if len(e) == 1 else len(e)}; fix: see `sage-bench list methods`")
     return e[0].id
 
-# %% ../../nbs/paper/64_cli.ipynb #2b2cd5c0
+# %% ../../nbs/paper/64_cli.ipynb #9096509e
 def cmd_eval(a)->int:
     "Score methods on samples; writes metrics.json and predictions.jsonl."
     from sage_repro.bench.schema import load_samples, load_tools
@@ -101,7 +103,7 @@ def cmd_eval(a)->int:
     notes += [f"{e.id}: not run: {e.not_run}" for e in entries if e.not_run]
     return _write_eval(a.out, out, rows, samples, notes)
 
-# %% ../../nbs/paper/64_cli.ipynb #453e5483
+# %% ../../nbs/paper/64_cli.ipynb #c20f653a
 def _evaluate(entries, model, tools, samples, train, seeds)->tuple[list[dict], list[str]]:
     "Prediction rows of every method, and what could not run."
     from sage_repro.agents.evaluate import predictions, run_matrix
@@ -121,7 +123,7 @@ def _evaluate(entries, model, tools, samples, train, seeds)->tuple[list[dict], l
     if model: rows += _judge(model, samples, notes)
     return rows, notes
 
-# %% ../../nbs/paper/64_cli.ipynb #d1d49d7a
+# %% ../../nbs/paper/64_cli.ipynb #bcdf07c9
 def _with_library(t, tools):
     "Bring the model's library to the given tools."
     from sage_repro.bench.schema import LibraryEvent
@@ -141,7 +143,7 @@ def _judge(model, samples, notes)->list[dict]:
     p = t.timing(t.batch(items).x)
     return [{"sample_id": s.sample_id, "task": "timing", "method": m.id, "seed": meta["seed"], "prediction": bool(x > .5), "scores": float(x)} for s, x in zip(items, p)]
 
-# %% ../../nbs/paper/64_cli.ipynb #f5dd4103
+# %% ../../nbs/paper/64_cli.ipynb #fa3d785d
 def _metrics(rows:list[dict], samples:list)->list[dict]:
     "metrics.json: one row a seed, and one aggregate with an interval over items x seeds."
     import numpy as np
@@ -161,7 +163,7 @@ def _metrics(rows:list[dict], samples:list)->list[dict]:
             out += [row, row | {"low": float(lo), "high": float(hi), "seed": None}]
     return [m | {k: None if m[k] is None else min(1., max(0., m[k])) for k in ("value", "low", "high")} for m in out] # a mean of ones may be 1 + 2e-16
 
-# %% ../../nbs/paper/64_cli.ipynb #252cd055
+# %% ../../nbs/paper/64_cli.ipynb #b7ee3a6c
 def _write_eval(name:str, out:Path, rows:list[dict], samples:list, notes:list[str])->int:
     "Both files at the very end; nothing where nothing was run."
     from sage_repro.core.config import write_atomic
@@ -173,6 +175,7 @@ def _write_eval(name:str, out:Path, rows:list[dict], samples:list, notes:list[st
     _print_metrics(metrics); print(f"wrote {Path(name, 'metrics.json')} and {Path(name, 'predictions.jsonl')}")
     return 0
 
+# %% ../../nbs/paper/64_cli.ipynb #135e9e3e
 def _print_metrics(metrics:list[dict]):
     "A table on the terminal: method by metric, percent with the 95 % interval."
     from rich.console import Console
@@ -187,7 +190,7 @@ def _print_metrics(metrics:list[dict]):
             tab.add_row(meth, *(f"{100*v[n]['value']:.1f} [{100*v[n]['low']:.1f}, {100*v[n]['high']:.1f}]" for n in names))
         Console(width=max(100, Console().width)).print(tab)
 
-# %% ../../nbs/paper/64_cli.ipynb #fec113e3
+# %% ../../nbs/paper/64_cli.ipynb #173ba4e7
 def cmd_train(a)->int:
     "Train a method on a stream; writes a model folder with record.json."
     from sage_repro.bench.schema import iter_stream, load_samples, load_tools
@@ -202,7 +205,7 @@ def cmd_train(a)->int:
     if a.budget and m.gate not in ("mean", "quantile"): _fail(f"--budget {a.budget:g}: expected a method with a gate, got {m.id}, which has none; fix: leave --budget out")
     return _train(a, m, tools, stream, dev, _backbone(m.mode, a.seed, a.backbone), out)
 
-# %% ../../nbs/paper/64_cli.ipynb #60ad7573
+# %% ../../nbs/paper/64_cli.ipynb #b930b579
 def _order(a, stream:list)->list:
     "As given, or shuffled by the seed (samples only)."
     import numpy as np
@@ -210,6 +213,7 @@ def _order(a, stream:list)->list:
     if any(hasattr(r, "event") for r in stream): _fail(f"{a.stream}: expected samples only with --shuffle, got library events; fix: leave --shuffle out")
     return [stream[i] for i in np.random.default_rng([a.seed, 1]).permutation(len(stream))]
 
+# %% ../../nbs/paper/64_cli.ipynb #d85fbd56
 def _train(a, m, tools, stream, dev, backbone, out)->int:
     from sage_repro.agents.evaluate import run_summary
     from sage_repro.core.config import sha256
@@ -229,7 +233,7 @@ def _train(a, m, tools, stream, dev, backbone, out)->int:
     print(f"wrote {a.out}")
     return 0
 
-# %% ../../nbs/paper/64_cli.ipynb #29f1ef65
+# %% ../../nbs/paper/64_cli.ipynb #0bccff2c
 def _choose_lr(m, tools, stream, dev, backbone, seed, grid=(3e-4, 1e-3, 3e-3)):
     "The learning rate with the best dev MRR; every method gets the same grid."
     from dataclasses import replace
@@ -245,7 +249,7 @@ def _choose_lr(m, tools, stream, dev, backbone, seed, grid=(3e-4, 1e-3, 3e-3)):
     print(f"dev MRR by learning rate: " + ", ".join(f"{k}: {100*v:.1f}" for k, v in tried.items()) + f"; chosen {best:g}")
     return replace(m, lr=best), {"metric": "mrr", "tried": tried, "chosen": best}
 
-# %% ../../nbs/paper/64_cli.ipynb #d83de01b
+# %% ../../nbs/paper/64_cli.ipynb #446b326d
 def _checkpoint(out:Path)->Path: return out.with_name(f".{out.name}.checkpoint")
 
 def _drop_checkpoint(out:Path):
@@ -254,6 +258,7 @@ def _drop_checkpoint(out:Path):
     ck = _checkpoint(out)
     for p in (ck, *out.parent.glob(f".{ck.name}.*")): shutil.rmtree(p, ignore_errors=True)
 
+# %% ../../nbs/paper/64_cli.ipynb #da800769
 def _fit(a, m, tools, stream, backbone, out):
     "Train, from a checkpoint where there is one; returns the trainer and the seconds spent before."
     from sage_repro.stream.checkpoint import save_model
@@ -272,7 +277,7 @@ def _fit(a, m, tools, stream, backbone, out):
     bar.close()
     return t, spent
 
-# %% ../../nbs/paper/64_cli.ipynb #fa0f8977
+# %% ../../nbs/paper/64_cli.ipynb #c3d36482
 def _record(folder:Path)->dict:
     "record.json of a folder, empty where there is none."
     try: r = json.loads((folder/"record.json").read_text(encoding="utf-8"))
@@ -287,7 +292,7 @@ def _identity(a, m, stream)->str:
     from sage_repro.core.config import sha256
     return hashlib.sha256(json.dumps([asdict(m), a.seed, bool(a.shuffle), sha256(a.tools), sha256(a.stream), a.checkpoint_every, len(stream)], sort_keys=True).encode()).hexdigest()
 
-# %% ../../nbs/paper/64_cli.ipynb #e4e16fa8
+# %% ../../nbs/paper/64_cli.ipynb #107966ee
 def cmd_stream(a)->int:
     "Learn live from a growing file."
     from sage_repro.agents.agent import Agent
@@ -302,7 +307,7 @@ def cmd_stream(a)->int:
     if agent is None and a.model: t, m, meta = _load_model(a.model); t.position = 0; agent = Agent(t, m, meta["seed"], meta["n_stream"])
     return _follow(a, agent or Agent.new(tools, name, seed=a.seed), out)
 
-# %% ../../nbs/paper/64_cli.ipynb #eec2d96a
+# %% ../../nbs/paper/64_cli.ipynb #5b26ccb9
 def _first_line(path)->str|None:
     "Digest of a growing file's first line, None while there is none."
     import hashlib
@@ -318,7 +323,7 @@ def _resume(a, out):
     print(f"going on with {a.out} at record {t.position}", file=sys.stderr)
     return Agent(t, m, meta["seed"], meta["n_stream"])
 
-# %% ../../nbs/paper/64_cli.ipynb #5a509a72
+# %% ../../nbs/paper/64_cli.ipynb #dab2e2c6
 def _follow(a, agent, out)->int:
     "Learn until the file rests or somebody stops us."
     from sage_repro.bench.library_stream import follow
@@ -339,7 +344,7 @@ def _so_far(t)->str:
     from sage_repro.agents.evaluate import prequential
     p = prequential(t); return "" if p is None else f", prequential top-1 {100*p:.1f} %"
 
-# %% ../../nbs/paper/64_cli.ipynb #f3aaf5cd
+# %% ../../nbs/paper/64_cli.ipynb #7e407fd6
 def _save_agent(a, agent, out, wall):
     "The agent with its record, and with what it follows."
     from sage_repro.agents.evaluate import run_summary
@@ -360,7 +365,7 @@ def _until_stopped():
     finally:
         for s, h in old.items(): signal.signal(s, h)
 
-# %% ../../nbs/paper/64_cli.ipynb #926cad42
+# %% ../../nbs/paper/64_cli.ipynb #a602a382
 def cmd_import_tools(a)->int:
     "An OpenAI tools list or an MCP server's listing becomes tools.jsonl."
     from sage_repro.bench.schema import DataError, _decode, import_tools, write_jsonl
@@ -371,6 +376,7 @@ def cmd_import_tools(a)->int:
     tools = import_tools(obj, a.prefix, p); write_jsonl(a.out, tools); print(f"wrote {len(tools)} tools to {a.out}")
     return 0
 
+# %% ../../nbs/paper/64_cli.ipynb #251d5526
 def cmd_import_dataset(a)->int:
     "Another project's data set in the kit's formats."
     from sage_repro.bench.external import convert
@@ -386,7 +392,7 @@ def cmd_validate(a)->int:
     for f in a.samples or []: print(f"{f}: {sum(1 for _ in iter_stream(f, tools))} records, well formed")
     return 0
 
-# %% ../../nbs/paper/64_cli.ipynb #6f25478c
+# %% ../../nbs/paper/64_cli.ipynb #14cbd794
 def cmd_list(a)->int:
     "What there is."
     if a.what in ("methods", "all"):
@@ -405,7 +411,7 @@ def cmd_list(a)->int:
         for name, path in found.items(): print(f"{name:24} {path.name}")
     return 0
 
-# %% ../../nbs/paper/64_cli.ipynb #ade0e207
+# %% ../../nbs/paper/64_cli.ipynb #85c8a1fa
 def cmd_run(a)->int:
     "Run experiment notebooks."
     from sage_repro.paper.driver import experiments, run_experiment
@@ -426,7 +432,7 @@ def cmd_report(a)->int: from sage_repro.paper.report import write_report; print(
 def cmd_paper(a)->int: from sage_repro.paper.report import build_paper; return build_paper(required=True)
 def cmd_verify(a)->int: from sage_repro.paper.report import verify; return verify()
 
-# %% ../../nbs/paper/64_cli.ipynb #013995f5
+# %% ../../nbs/paper/64_cli.ipynb #24e179cc
 class _Parser(argparse.ArgumentParser):
     def error(self, message): _fail(f"{self.prog}: {message}; fix: see `{self.prog} --help`")
 
@@ -439,6 +445,7 @@ def _whole(low:int):
         return x
     return read
 
+# %% ../../nbs/paper/64_cli.ipynb #753247af
 def _real(low:float, high:float=math.inf, above:bool=True):
     "An option's value: a number in (low, high], or [low, high] where `above` is false."
     def read(text:str)->float:
@@ -450,7 +457,7 @@ def _real(low:float, high:float=math.inf, above:bool=True):
 
 def _seeds(text:str)->tuple[int, ...]: return tuple(dict.fromkeys(map(_whole(0), text.split(","))))
 
-# %% ../../nbs/paper/64_cli.ipynb #0dcf1b5a
+# %% ../../nbs/paper/64_cli.ipynb #6e6c9383
 def parser()->argparse.ArgumentParser:
     "The command line; abbreviations of options are refused, so that a script means what it says."
     p = _Parser(prog="sage-bench", allow_abbrev=False, description="Tool selection that keeps learning: evaluate and train on your own tools and queries, or reproduce the paper.")
@@ -468,7 +475,7 @@ def _eval_args(q):
     q.add_argument("--train", help="samples.jsonl for methods that learn"); q.add_argument("--out", required=True, help="folder for metrics.json and predictions.jsonl")
     q.add_argument("--seed", type=_whole(0), default=0); q.add_argument("--seeds", type=_seeds, help="several, comma separated: intervals then cover seeds too")
 
-# %% ../../nbs/paper/64_cli.ipynb #ba947823
+# %% ../../nbs/paper/64_cli.ipynb #641a8a6e
 def _train_args(q):
     q.add_argument("--tools", required=True); q.add_argument("--stream", required=True, help="samples in order of arrival, library events between them")
     q.add_argument("--method", required=True); q.add_argument("--out", required=True, help="folder for the model")
@@ -483,7 +490,7 @@ def _stream_args(q):
     q.add_argument("--tools", help="library of a new agent"); q.add_argument("--model", help="trained agent to start from"); q.add_argument("--method", default="SAGE_plus")
     q.add_argument("--seed", type=_whole(0), default=0); q.add_argument("--idle", type=_real(0, above=False), help="end after so many seconds without news; default: never"); q.add_argument("--save-every", type=_whole(1), default=500, help="records between saves")
 
-# %% ../../nbs/paper/64_cli.ipynb #6d96eb10
+# %% ../../nbs/paper/64_cli.ipynb #86071681
 def _other_args(add):
     q = add("import-tools", cmd_import_tools, "tools.jsonl from an OpenAI tools list or an MCP listing"); q.add_argument("file"); q.add_argument("--out", required=True); q.add_argument("--prefix", default="", help="put before each id, e.g. server.")
     q = add("import-dataset", cmd_import_dataset, "a public data set in the kit's formats"); q.add_argument("name"); q.add_argument("--from", dest="source", required=True); q.add_argument("--out", required=True); q.add_argument("--seed", type=_whole(0), default=0)
@@ -493,7 +500,7 @@ def _other_args(add):
     q = add("reproduce", cmd_reproduce, "every experiment, the tables, the report and the paper"); q.add_argument("--scale", default="quick")
     add("report", cmd_report, "rebuild tables, figures and report from records"); add("paper", cmd_paper, "build the PDF from generated tables"); add("verify", cmd_verify, "rebuild every table from committed records and compare")
 
-# %% ../../nbs/paper/64_cli.ipynb #8f91dab0
+# %% ../../nbs/paper/64_cli.ipynb #6eb2b738
 def main(argv:list[str]|None=None)->int:
     "Entry point of `sage-bench`."
     warnings.showwarning = lambda m, kind, *a, **k: print(f"note: {m}", file=sys.stderr) if kind is UserWarning else None # not what libraries tell developers

@@ -14,10 +14,11 @@ from ..core.record import Metric, Record, environment, peak_memory_mb, source_st
 from ..core.stats import estimate, paired_test, resolvable, tied_with_best, bootstrap_means
 
 # %% auto #0
-__all__ = ['TABLE2_METHODS', 'PAIRS', 'TABLE4_METHODS', 'TUNE_GRID', 'SAME_AS', 'find', 'compare', 'table2_challenges',
-           'run_selection', 'compare_pairs', 'table4_generalization', 'tune_selection']
+__all__ = ['TUNE_GRID', 'TABLE2_METHODS', 'PAIRS', 'TABLE4_METHODS', 'SAME_AS', 'find', 'compare', 'table2_challenges',
+           'run_selection', 'compare_pairs', 'tune_one', 'table4_generalization', 'tune_selection']
 
-# %% ../../nbs/paper/59_experiments.ipynb #a6c8dd8d
+# %% ../../nbs/paper/59_experiments.ipynb #26b1e842
+TUNE_GRID = (3e-4, 1e-3, 3e-3) # learning rates, the same for every method
 TABLE2_METHODS = ("chance", "memoriser", "selector.keyword", "selector.embedding", "selector.hybrid", "A_baseline", "one_pass", "coreset_static", "random", "random_equal_time", "basic_continual",
                   "SAGE_ssis_only", "SAGE_full", "SAGE_full+no_residual", "SAGE_literal", "SAGE_plus", "SAGE_plus_margin", "SAGE_plus_kept", "SAGE_plus_no_memory", "SAGE_plus+no_residual", "SFT_memory", "memory_only")
 _CHANGES = {"no_residual": {"residual": False}, "no_fusion": {"fusion": False}}
@@ -28,7 +29,7 @@ def find(
     "A method or selector by name; raises `ValueError` on an unknown one."
     from sage_repro.agents.selection import UNTRAINED
     from sage_repro.stream.methods import method
-    if name in UNTRAINED: return name
+    if not isinstance(name, str) or name in UNTRAINED: return name
     base, _, change = name.partition("+")
     if change and change not in _CHANGES: raise ValueError(f"unknown change {change!r}; known: {sorted(_CHANGES)}")
     m = method(base, **_CHANGES.get(change, {}))
@@ -72,7 +73,7 @@ def table2_challenges(
     backbone = load_backbone()
     return run_selection("table2_challenges", sc, methods, data, backbone, {"dataset": "SAGE-Bench", "data_digest": data_digest()}, progress, root)
 
-# %% ../../nbs/paper/59_experiments.ipynb #f3b7cde3
+# %% ../../nbs/paper/59_experiments.ipynb #d7090905
 def run_selection(
     experiment:str, sc:Scale, methods:tuple[str, ...],
     data:dict, # tools, train, splits
@@ -85,7 +86,7 @@ def run_selection(
     "Run methods x seeds on a selection data set and put everything into a record."
     from sage_repro.agents.evaluate import metric_rows, run_matrix
     t0, root = time.perf_counter(), root or repo_root()
-    r = Record(experiment, sc.name, {"scale": asdict(sc), "methods": list(methods), "backbone": {"name": backbone.name, "mode": backbone.mode, "digest": backbone.digest}, "reference": reference})
+    r = Record(experiment, sc.name, {"scale": asdict(sc), "methods": [_id(m) for m in methods], "backbone": {"name": backbone.name, "mode": backbone.mode, "digest": backbone.digest}, "reference": reference})
     r.source = {**source_state(root), **source, "n_stream": len(data["train"]), "n_tools": len(data["tools"]), "n": {k: len(v) for k, v in data["splits"].items()}}
     cache = root/"results"/"scratch"/"units"/experiment
     units = _units(methods, sc.seeds, data, backbone, cache, progress, per_seed)
@@ -97,7 +98,7 @@ def run_selection(
     r.environment, r.wall_seconds, r.peak_memory_mb = environment(root), round(time.perf_counter() - t0, 1), round(peak_memory_mb(), 1)
     return r, [{**p, "split": s} for u in units for s in data["splits"] for p in u["predictions"][s]]
 
-# %% ../../nbs/paper/59_experiments.ipynb #b52f6f37
+# %% ../../nbs/paper/59_experiments.ipynb #dcb4dbbd
 def _units(methods, seeds, data, backbone, cache, progress, per_seed):
     "All units; with data that depend on the seed, seed by seed."
     from sage_repro.agents.evaluate import run_matrix
@@ -107,8 +108,10 @@ def _units(methods, seeds, data, backbone, cache, progress, per_seed):
     for s in seeds:
         d = per_seed(s)
         for u in run_matrix(todo, (s,), d["tools"], d["train"], d["splits"], backbone, cache, progress): out.append(u)
-    order = {m: i for i, m in enumerate(methods)}
+    order = {_id(m): i for i, m in enumerate(methods)}
     return sorted(out, key=lambda u: order[u["run"]["method"]])
+
+def _id(m)->str: return m if isinstance(m, str) else m.id
 
 def _pool(units):
     for u in units:
@@ -159,7 +162,16 @@ def _curves(methods, sc, data, backbone, cache):
             out[name].append(json.loads(f.read_text()))
     return out
 
-# %% ../../nbs/paper/59_experiments.ipynb #4b15949b
+# %% ../../nbs/paper/59_experiments.ipynb #4b1fb761
+def tune_one(m, data:dict, dev:list, backbone, cache:Path, progress=None): # the method with its best learning rate
+    "The learning rate with the best dev MRR; what is not trained comes back as it is."
+    from sage_repro.agents.evaluate import run_matrix, score_matrix
+    if isinstance(m, str) or m.gate == "none": return m
+    todo = [replace(m, id=f"{m.id}@{lr:g}", lr=lr) for lr in TUNE_GRID]
+    mrr = score_matrix(run_matrix(todo, (0,), data["tools"], data["train"], {"dev": dev}, backbone, cache, progress), "dev", "mrr")
+    return replace(m, lr=max(TUNE_GRID, key=lambda lr: mrr[f"{m.id}@{lr:g}"].mean()))
+
+# %% ../../nbs/paper/59_experiments.ipynb #287264ca
 TABLE4_METHODS = ("chance", "memoriser", "selector.keyword", "selector.embedding", "selector.hybrid", "A_baseline", "one_pass", "random", "random_equal_time", "SAGE_full", "SAGE_plus", "SAGE_plus_margin", "SAGE_plus_kept", "SAGE_plus_no_memory", "SFT_memory", "memory_only")
 
 def table4_generalization(
@@ -175,12 +187,13 @@ def table4_generalization(
     from sage_repro.model.backbone import load_backbone
     root, sc, d = root or repo_root(), load_scale(scale, root), load_metatool(metatool_dir)
     digest = hashlib.sha256("".join(x.model_dump_json() for x in (*d.tools, *d.samples)).encode()).hexdigest()
-    cut = lambda xs, n: xs[:n] if n else xs
+    cut, backbone = (lambda xs, n: xs[:n] if n else xs), load_backbone()
     def part(seed): p = split_80_10_10(d.samples, seed); return {"tools": d.tools, "train": cut(p["train"], sc.max_stream), "splits": {"test": cut(p["test"], sc.max_test)}}
-    return run_selection("table4_generalization", sc, methods, part(0), load_backbone(), {"dataset": "MetaTool", "data_digest": digest, "licence": d.licence, "home": d.home}, progress, root, curves=(), per_seed=part)
+    dev = cut(split_80_10_10(d.samples, 0)["dev"], sc.max_test); cache = root/"results"/"scratch"/"units"/"table4_tune"
+    tuned = [tune_one(find(m), part(0), dev, backbone, cache, progress) for m in methods]
+    return run_selection("table4_generalization", sc, tuned, part(0), backbone, {"dataset": "MetaTool", "data_digest": digest, "licence": d.licence, "home": d.home}, progress, root, curves=(), per_seed=part)
 
-# %% ../../nbs/paper/59_experiments.ipynb #b343e631
-TUNE_GRID = (3e-4, 1e-3, 3e-3)
+# %% ../../nbs/paper/59_experiments.ipynb #287a5abc
 SAME_AS = {"SAGE_sft_baseline": "A_baseline", "B3": "coreset_static", "SAGE_ssis_replay": "SAGE_full"} # one run under two names
 
 def tune_selection(

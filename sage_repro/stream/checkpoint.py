@@ -119,7 +119,7 @@ def restore(
         for n, v in unpack(tree["backbone"], arrays).items(): own[n].copy_(v)
     return t
 
-# %% ../../nbs/stream/37_checkpoint.ipynb #f95fa1db
+# %% ../../nbs/stream/37_checkpoint.ipynb #61df5904
 FORMAT = 1
 
 def save_model(
@@ -136,7 +136,7 @@ def save_model(
     tmp = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:
         tree, arrays = state(t)
-        save_file(arrays, tmp/"state.safetensors"); write_atomic(tmp/"state.json", json.dumps(tree))
+        save_file(arrays, tmp/"state.safetensors"); os.chmod(tmp/"state.safetensors", 0o644); write_atomic(tmp/"state.json", json.dumps(tree))
         write_jsonl(tmp/"tools.jsonl", t.library.tools)
         b = {"name": t.backbone.name, "mode": t.backbone.mode, "pooling": t.backbone.pooling, "max_length": t.backbone.max_length, "digest": t.backbone.digest}
         write_atomic(tmp/"model.json", json.dumps({"format": FORMAT, "method": asdict(method), "seed": seed, "n_stream": n_stream, "backbone": b}, indent=1))

@@ -77,7 +77,7 @@ METHODS = {m.id: m for m in (
     Method(id="random_equal_time", title="Random, equal compute", buffer="reservoir", replay_ratio=.34),
 )}
 
-# %% ../../nbs/stream/36_methods.ipynb #946c6a1c
+# %% ../../nbs/stream/36_methods.ipynb #4e7d4641
 METHODS |= {m.id: m for m in (
     Method(id="SFT_memory", title="SFT + memory", epochs=3, scorer="loss", memory="all", memory_capacity=0, experts=("memory", "words", "tools")),
     Method(id="memory_only", title="Memory alone", scorer="loss", gate="none", memory="all", memory_capacity=0, fusion=False, experts=("memory", "words", "tools")),
@@ -95,6 +95,11 @@ METHODS |= {m.id: m for m in (
     Method(id="SAGE_plus_no_memory", title="SAGE+ without memory", scorer="loss", **(_ours | dict(memory=None, experts=()))),
 )}
 
+# %% ../../nbs/stream/36_methods.ipynb #44d02bcf
+_RATES = {3e-4: "B1 diversity hybrid", 3e-3: "A_baseline C_continual random ssis ewc er_reservoir fixed_ratio derpp random_equal_time one_pass basic_continual SAGE_literal SAGE_sft_baseline"}
+METHODS |= {i: replace(METHODS[i], lr=lr) for lr, ids in _RATES.items() for i in ids.split()}
+
+# %% ../../nbs/stream/36_methods.ipynb #3129bd7b
 def method(
     name:str, # a registry id
     **changes, # fields to replace
@@ -105,7 +110,7 @@ def method(
     if unknown: raise ValueError(f"a method has no field {sorted(unknown)}; fields: {sorted(Method.__dataclass_fields__)}")
     return replace(METHODS[name], **changes)
 
-# %% ../../nbs/stream/36_methods.ipynb #b5f2a642
+# %% ../../nbs/stream/36_methods.ipynb #5fd21041
 def _scorer(m:Method, rng):
     if m.scorer is None: return None
     if m.scorer == "random": return RandomScorer(rng)
@@ -123,7 +128,7 @@ def _buffer(m:Method, rng):
     if m.buffer is None: return None
     return {"prioritised": PrioritisedBuffer, "reservoir": ReservoirBuffer, "fifo": FIFOBuffer}[m.buffer](m.capacity, rng)
 
-# %% ../../nbs/stream/36_methods.ipynb #8fd354d9
+# %% ../../nbs/stream/36_methods.ipynb #976b5c3d
 def _bm25(library:ToolLibrary)->BM25:
     "Index of the live tools, by columns."
     return BM25([tool_text(library.tools[r], parameters=True) for r in library.live])
@@ -150,7 +155,7 @@ def build(
     return StreamTrainer(net, library, backbone, cfg, scorer=_scorer(m, rng[0]), gate=_gate(m), buffer=_buffer(m, rng[1]), penalty={"ewc": EWC, "derpp": DERpp}[m.penalty]() if m.penalty else None,
         memory=memory, mixture=LogPool(("network", *m.experts)) if m.experts else None, lexical=_bm25, remember_all=m.memory == "all", look_every=m.look_every, rng=rng[3])
 
-# %% ../../nbs/stream/36_methods.ipynb #eaf9e459
+# %% ../../nbs/stream/36_methods.ipynb #7847671e
 def choose_coreset(m:Method, samples:list[SelectionSample], tools:list[Tool], backbone:Backbone, seed:int)->tuple[np.ndarray, StreamTrainer|None]: # indices, and the scoring model
     "The samples a coreset method trains on."
     rng, n = np.random.default_rng([seed, 9]), max(1, round(m.share*len(samples)))
@@ -165,7 +170,7 @@ def choose_coreset(m:Method, samples:list[SelectionSample], tools:list[Tool], ba
     pick = {"loss_topk": lambda: coreset.loss_topk(loss, n), "difficulty": lambda: coreset.difficulty_balanced(loss, n, rng), "hybrid": lambda: coreset.hard_and_diverse(loss, x, n, rng)}
     return pick[m.coreset](), scout
 
-# %% ../../nbs/stream/36_methods.ipynb #6f1b8806
+# %% ../../nbs/stream/36_methods.ipynb #ca8ee82e
 def train(
     m:Method, # what to train
     tools:list[Tool], # the library at the start
@@ -190,7 +195,7 @@ def train(
     t.costs.seconds["scoring"] += max(0., chosen - (sum(scout.costs.seconds.values()) if scout else 0.)); t.costs.arrived = n
     return t.run(other)
 
-# %% ../../nbs/stream/36_methods.ipynb #b2b9e08f
+# %% ../../nbs/stream/36_methods.ipynb #fcfbee6b
 def _add_costs(t:StreamTrainer, scout:StreamTrainer):
     "What it took to choose belongs to the method's cost."
     for k, v in scout.costs.seconds.items(): t.costs.seconds[k] += v
