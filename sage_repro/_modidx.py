@@ -565,6 +565,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                       'sage_repro/paper/experiments.py'),
                                               'sage_repro.paper.experiments._units': ( 'paper/experiments.html#_units',
                                                                                        'sage_repro/paper/experiments.py'),
+                                              'sage_repro.paper.experiments.choose_rate': ( 'paper/experiments.html#choose_rate',
+                                                                                            'sage_repro/paper/experiments.py'),
                                               'sage_repro.paper.experiments.compare': ( 'paper/experiments.html#compare',
                                                                                         'sage_repro/paper/experiments.py'),
                                               'sage_repro.paper.experiments.compare_pairs': ( 'paper/experiments.html#compare_pairs',

@@ -54,6 +54,16 @@ def test_the_paper_compiles(tree):
     assert "Undefined control sequence" not in log and "Citation `" not in log and "Reference `" not in log
 
 
+def test_the_report_shows_every_claim(capsys):
+    records = report.committed_records(ROOT)
+    view = report.claims_view(records)
+    assert {"not run", "not reproduced"} <= set(view["verdict"]) and (view.loc[view["verdict"] == "not run", "n"] == "").all()
+    page = report.report_html(records)
+    assert "SAGE+" in page and page.count("<table") >= 5 and "Where the numbers come from" in page
+    report._print_claims(records)
+    assert "measured [95 % interval]" in capsys.readouterr().out
+
+
 def test_no_number_is_typed_in_the_results():
     "Percentages and decimals in the prose of the results come from macros."
     import re

@@ -68,7 +68,7 @@ def verify(root:Path|None=None)->int: # exit code
     if not bad: print(f"{len(folders)} records: metrics follow from predictions, and every generated file follows from the records")
     return 1 if bad else 0
 
-# %% ../../nbs/paper/65_report.ipynb #25069cbd
+# %% ../../nbs/paper/65_report.ipynb #c6181cdd
 def claims_view(
     records:dict[str, Record], # experiment -> record
 ): # a DataFrame for people
@@ -76,7 +76,7 @@ def claims_view(
     import pandas as pd
     from sage_repro.paper.claims import claims_table
     from sage_repro.paper.tables import claim_rows
-    t = claims_table(claim_rows(list(records.values()))); n = lambda x: "" if x is None or x != x else str(int(x))
+    t = claims_table(claim_rows(list(records.values()))); n = lambda x: "" if pd.isna(x) else str(int(x))
     return pd.DataFrame({"method": t["method"], "metric": t["metric"].str.replace("_", " "), "claimed": t["claimed"].astype(str), "measured [95 % interval]": [_interval(x) for _, x in t.iterrows()], "n": t["n"].map(n), "verdict": t["verdict"]})
 
 # %% ../../nbs/paper/65_report.ipynb #4b6e344d
@@ -93,7 +93,7 @@ def _origin(r:Record)->str:
     h = r.environment.get("hardware", {})
     return html.escape(f"{r.experiment}, scale {r.scale}: commit {(r.source.get('commit') or 'unknown')[:12]}, data {str(r.source.get('data_digest'))[:12]}, {h.get('cores')} cores ({h.get('cpu')}), {r.wall_seconds:.0f} s, peak {r.peak_memory_mb:.0f} MiB, {r.started}")
 
-# %% ../../nbs/paper/65_report.ipynb #0f31be91
+# %% ../../nbs/paper/65_report.ipynb #4320ccfa
 def report_html(
     records:dict[str, Record], # experiment -> record
 )->str: # a whole page
@@ -103,6 +103,7 @@ def report_html(
     parts = ["<h1>SAGE-Agent: claimed and measured</h1>", "<p>Every number here was measured by the runs named at the end, or is marked as claimed by the paper. Intervals are 95 % over items and seeds.</p>",
              "<h2>Claims</h2>", claims_view(records).to_html(index=False, border=0)]
     for name, r in records.items():
+        if name.startswith("tune_"): continue # chooses settings, fills no table
         parts += [f"<h2>{html.escape(name)}: {html.escape(str(r.source.get('dataset', '')))}</h2>", selection_frame(r).to_html(na_rep="", border=0), "<h3>Cost and data</h3>", cost_frame(r).to_html(na_rep="", border=0)]
         if r.extra.get("curves"): parts.append(_picture(learning_curve(r)))
     parts += ["<h2>Where the numbers come from</h2>"] + [f'<p class="note">{_origin(r)}</p>' for r in records.values()]
@@ -150,7 +151,7 @@ def reproduce(scale:str="quick", root:Path|None=None)->int: # exit code
 
 def _why(records, scale)->str: return "smoke scale" if scale == "smoke" else "the tree has changes that make results, or is no git checkout"
 
-# %% ../../nbs/paper/65_report.ipynb #90524b41
+# %% ../../nbs/paper/65_report.ipynb #c2a2a3ce
 def _records_of(scale:str, root:Path)->tuple[dict[str, Record], bool]:
     "The records of this run: committed ones where the tree was clean, else scratch ones."
     fresh = {d.name.rsplit("-", 1)[0]: d for d in sorted((root/"results"/"scratch").glob(f"*-{scale}")) if (d/"record.json").is_file()}
@@ -169,8 +170,9 @@ def _print_claims(records:dict[str, Record]):
     Console(width=124).print(t)
 
 def _interval(x)->str:
-    if x["measured"] is None or x["measured"] != x["measured"]: return "not run"
-    return f"{x['measured']:.1f}" + (f" [{x['low']:.1f}, {x['high']:.1f}]" if x["low"] == x["low"] else "")
+    import pandas as pd
+    if pd.isna(x["measured"]): return "not run"
+    return f"{x['measured']:.1f}" + ("" if pd.isna(x["low"]) else f" [{x['low']:.1f}, {x['high']:.1f}]")
 
 # %% ../../nbs/paper/65_report.ipynb #e22b528c
 README_METHODS = ("chance", "memoriser", "selector.keyword", "selector.embedding", "A_baseline", "random", "SAGE_full", "SAGE_plus", "SFT_memory", "memory_only")
