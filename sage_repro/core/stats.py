@@ -34,7 +34,7 @@ def bootstrap_means(
     w_item = rng.multinomial(n, np.full(n, 1/n), draws) / n # (draws, items) weights
     return np.einsum("ds,sn,dn->d", w_seed, values, w_item, optimize=True)
 
-# %% ../../nbs/core/03_stats.ipynb #672f2f01
+# %% ../../nbs/core/03_stats.ipynb #ed417f11
 def estimate(
     values:np.ndarray, # (seeds, items) or (items,)
     seed:int=0, # of the resampling
@@ -45,7 +45,7 @@ def estimate(
     if not v.size: raise ValueError("values must hold at least one item, got an empty matrix; score something first")
     b = np.clip(bootstrap_means(v, np.random.default_rng(seed), draws), v.min(), v.max()) # rounding must not leave the range of a rate
     lo, hi = np.quantile(b, [.025, .975])
-    return Estimate(float(v.mean()), float(lo), float(hi), v.shape[1], v.shape[0])
+    return Estimate(float(np.clip(v.mean(), v.min(), v.max())), float(lo), float(hi), v.shape[1], v.shape[0])
 
 # %% ../../nbs/core/03_stats.ipynb #c47d6d66
 def paired_test(
