@@ -109,12 +109,14 @@ def test_help_and_list_answer_at_once_and_without_torch(w):
         assert p.returncode == 0 and min(took) < 1, (args, took)
 
 def test_list_names_every_method_and_the_registry_is_what_can_be_built():
+    from sage_repro.agents.planning import PLANNERS
     from sage_repro.agents.selection import UNTRAINED
+    from sage_repro.agents.timing import JUDGES
     from sage_repro.stream.methods import METHODS
     code, out, _ = call("list", "methods"); first = [l.split()[0] for l in out.splitlines()]
     assert code == 0 and first == list(REGISTRY)
     kinds = lambda k: {e.id for e in REGISTRY.values() if e.kind == k}
-    assert kinds("trained") == set(METHODS) and kinds("baseline") == set(UNTRAINED)
+    assert kinds("trained") == set(METHODS) and kinds("baseline") == {*UNTRAINED, *PLANNERS, *JUDGES}
     assert all(e.not_run for e in REGISTRY.values() if e.kind == "llm")
 
 def test_a_closed_pipe_is_no_error(w):

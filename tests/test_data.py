@@ -5,7 +5,7 @@ from collections import Counter, defaultdict
 from pathlib import Path
 import jsonschema, numpy as np, pytest
 from scipy import stats
-from sage_repro.bench import sagebench as sb
+from sage_repro.bench import datacard, sagebench as sb, tasks
 from sage_repro.bench.metrics import top_k
 from sage_repro.bench.schema import DataError, SelectionSample, query_text
 
@@ -13,7 +13,8 @@ ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT/"data"
 SIZES = {"train": 420, "stream": 4060, "dev": 90, "test": 90, "test_extended": 510}
 HELD = ("dev", "test", "test_extended")
-FILES = ["tools.jsonl", "audit/selection.jsonl", "audit/tools.jsonl", *(f"selection/{s}.jsonl" for s in SIZES)]
+FILES = ["tools.jsonl", "changes.jsonl", "dialogues/train.jsonl", *(f"audit/{k}.jsonl" for k in ("dialogues", "later", "planning", "selection", "timing", "tools")),
+    *(f"selection/{s}.jsonl" for s in (*SIZES, *sb.LATER)), *(f"{t}/{s}.jsonl" for t in ("planning", "timing") for s in ("train", "dev", "test"))]
 
 @pytest.fixture(scope="module")
 def splits(): return {s: sb.load_sagebench(s) for s in sb.SPLITS}
@@ -37,12 +38,14 @@ def text_of(samples)->list[str]: return [query_text(s, turns=99) for s in sample
 
 def load(name:str, root:Path):
     "Read one data file by its public loader."
-    kind, _, rest = name.partition("/")
-    return sb.load_library(root=root) if not rest else sb.load_audit(rest[:-6], root) if kind == "audit" else sb.load_sagebench(rest[:-6], kind, root)
+    kind, _, rest = name.partition("/"); whole = {"tools.jsonl": sb.load_library, "changes.jsonl": sb.load_changes, "dialogues/train.jsonl": sb.load_talks}
+    if name in whole: return whole[name](root=root)
+    if kind == "audit": return tasks.load_readings(rest[:-6], root) if rest[:-6] in tasks.READINGS else sb.load_audit(rest[:-6], root)
+    return sb.load_sagebench(rest[:-6], kind, root)
 
 def test_manifest_is_what_lies_here():
     m = sb.read_manifest()
-    assert m == sb.make_manifest() and sorted(FILES) == sorted(f for f in m["files"] if f in FILES)
+    assert m == sb.make_manifest() and sorted(FILES) == sorted(m["files"])
     assert set(m["files"]) == {p.relative_to(DATA).as_posix() for p in DATA.rglob("*.jsonl")}
     assert {s: m["files"][f"selection/{s}.jsonl"]["rows"] for s in SIZES} == SIZES and m["version"] == sb.VERSION
     assert {n: len(raw(n)) for n in m["files"]} == {n: f["rows"] for n, f in m["files"].items()}
@@ -266,21 +269,21 @@ def test_pairs_of_cards(tools):
 # ---- schemas, Croissant, card
 
 def test_schemas_are_committed_and_fit_every_line():
-    want = sb.schemas()
+    want = datacard.schemas()
     assert {p.stem: json.loads(p.read_text(encoding="utf-8")) for p in (DATA/"schema").glob("*.json")} == json.loads(json.dumps(want))
-    kind = {"tools.jsonl": "tool", "audit/selection.jsonl": "audit_selection", "audit/tools.jsonl": "audit_tools"}
+    kind = {"tools.jsonl": "tool", "changes.jsonl": "library_event", "dialogues/train.jsonl": "dialogue", "audit/later.jsonl": "audit_selection"}
     for name in FILES:
-        v = jsonschema.Draft202012Validator(want[kind.get(name, "selection")])
+        room, _, rest = name.partition("/"); v = jsonschema.Draft202012Validator(want[kind.get(name) or (f"audit_{rest[:-6]}" if room == "audit" else room)])
         bad = [(name, n, e.message) for n, row in enumerate(raw(name), 1) if not v.is_valid(row) for e in v.iter_errors(row)]
         assert not bad, bad[:3]
 
 @pytest.mark.parametrize("kind,line", [("tool", {"tool_id": "a", "name": "b"}), ("selection", {"sample_id": "a", "query": "q", "gold": "x"}), ("timing", {"sample_id": "a", "query": "q", "gold": "yes"}),
     ("planning", {"sample_id": "a", "query": "q", "gold": [{"depends_on": []}]}), ("library_event", {"event": "drop", "tool": {}}), ("audit_selection", {"sample_id": "a"}), ("audit_tools", {"pair": 0})])
-def test_schemas_refuse(kind, line): assert not jsonschema.Draft202012Validator(sb.schemas()[kind]).is_valid(line)
+def test_schemas_refuse(kind, line): assert not jsonschema.Draft202012Validator(datacard.schemas()[kind]).is_valid(line)
 
 def test_croissant():
     c = json.loads((DATA/"croissant.json").read_text(encoding="utf-8"))
-    assert c == json.loads(json.dumps(sb.croissant()))
+    assert c == json.loads(json.dumps(datacard.croissant()))
     assert c["@type"] == "sc:Dataset" and "http://mlcommons.org/croissant/1.0" in c["conformsTo"]
     assert {"@context", "name", "description", "license", "url", "creator", "datePublished", "version", "citeAs", "distribution", "recordSet"} <= c.keys()
     assert c["license"].endswith("/by/4.0/") and c["version"] == sb.VERSION
@@ -296,7 +299,7 @@ def test_croissant():
 
 def test_the_card_is_rendered_and_says_what_it_must():
     card = (DATA/"README.md").read_text(encoding="utf-8")
-    assert card == sb.data_card(), "run sage_repro.bench.sagebench.build_data()"
+    assert card == datacard.data_card(), "run sage_repro.bench.datacard.build_data()"
     for phrase in ("Written by language models", "Nothing was read by people yet", "CC-BY-4.0", "upper bound", "same family", "English only", "One gold tool", "was thus changed once *after* a baseline", "not enforced", sb.data_digest()):
         assert phrase in card, phrase
 
@@ -306,7 +309,7 @@ def test_the_card_counts(copy):
     read = {r["sample_id"] for r in raw("audit/selection.jsonl")}
     keep = [l for l in lines if json.loads(l)["sample_id"] in read] + lines[:40]
     (copy/"selection"/"stream.jsonl").write_text("".join(dict.fromkeys(keep)), encoding="utf-8")
-    written = sb.build_data(copy)
+    written = datacard.build_data(copy)
     card = (copy/"README.md").read_text(encoding="utf-8")
     assert copy/"README.md" in written and f"{420 + len(set(keep)):,} training queries" in card and "4,480" not in card
 

@@ -81,7 +81,7 @@ common = dict(query=word, history=st.lists(message, max_size=2), difficulty=st.n
 a_tool = st.builds(lambda x, **k: Tool(**k, **x), x=extra, tool_id=word, name=word, description=word, parameters=st.dictionaries(text, plain, max_size=3), reserve=st.just(False))
 
 def sample_of(kind, x, golds, common): # sample ids are given by the test, so that they differ
-    gold = {"selection": golds, "timing": len(golds) > 1, "planning": [{"tool_id": t, "depends_on": list(range(i))[:2], "why": x} for i, t in enumerate(golds)]}[kind]
+    gold = {"selection": golds, "timing": len(golds) > 1, "planning": [{"tool_id": t, "depends_on": list(range(i))[:2], "why": "so"*i, "note": x} for i, t in enumerate(golds)]}[kind]
     return {"task": kind, "gold": gold, **common, **x}
 
 a_sample = st.builds(sample_of, TASKS, extra, st.lists(word, min_size=1, max_size=3, unique=True), st.fixed_dictionaries(common))

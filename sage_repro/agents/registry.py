@@ -9,7 +9,7 @@ from dataclasses import dataclass
 # %% auto #0
 __all__ = ['REGISTRY', 'ALIASES', 'GROUPS', 'Entry', 'resolve']
 
-# %% ../../nbs/agents/40_registry.ipynb #3e46e057
+# %% ../../nbs/agents/40_registry.ipynb #70bae45f
 @dataclass(frozen=True)
 class Entry:
     "A method as the command line and the tables know it."
@@ -17,13 +17,17 @@ class Entry:
     title: str
     kind: str # baseline, trained, llm
     not_run: str | None = None # why it cannot run yet; None: it runs
+    task: str = "selection" # selection, planning or timing
 
 _LLM = "needs a language-model server; none is configured in this version of the kit"
 _base = {"chance": "Chance", "memoriser": "Memoriser", "selector.keyword": "BM25", "selector.embedding": "Embedding (zero-shot)", "selector.hybrid": "Hybrid (RRF)"}
 _trained = """A_baseline A_lora B1 B2 B3 B4 loss_topk diversity hybrid C_continual D_combined random uncertainty ssis ewc er_reservoir fixed_ratio derpp joint random_equal_time
 SFT_memory memory_only one_pass coreset_static basic_continual SAGE_sft_baseline SAGE_ssis_only SAGE_ssis_replay SAGE_full SAGE_literal SAGE_plus SAGE_plus_margin SAGE_plus_kept SAGE_plus_no_memory""".split()
 _llm = {"selector.two_stage": "Two-stage", "selector.gorilla": "Gorilla (retrieve, rerank)", "selector.dfsdt": "DFSDT", "llm_direct": "LLM direct"}
-REGISTRY = {e.id: e for e in (*(Entry(k, v, "baseline") for k, v in _base.items()), *(Entry(k, k, "trained") for k in _trained), *(Entry(k, v, "llm", _LLM) for k, v in _llm.items()))}
+_plan = {"planner.copy": "Copy of the nearest plan", "planner.simple": "Greedy (cut and rank)"}
+_time = {"timing.majority": "Majority", "timing.words": "TF-IDF + logistic regression", "timing.embedding": "Embedding + logistic regression"}
+REGISTRY = {e.id: e for e in (*(Entry(k, v, "baseline") for k, v in _base.items()), *(Entry(k, k, "trained") for k in _trained), *(Entry(k, v, "llm", _LLM) for k, v in _llm.items()),
+    *(Entry(k, v, "baseline", task=t) for t, d in (("planning", _plan), ("timing", _time)) for k, v in d.items()))}
 
 # %% ../../nbs/agents/40_registry.ipynb #ba330ee4
 ALIASES = {"keyword": "selector.keyword", "bm25": "selector.keyword", "embedding": "selector.embedding", "hybrid_rrf": "selector.hybrid", "gorilla": "selector.gorilla", "dfsdt": "selector.dfsdt",

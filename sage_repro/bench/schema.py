@@ -52,19 +52,19 @@ def split_name(
     "Split camelCase, snake_case, kebab-case and dotted names into words."
     return " ".join(_WORD.findall(name))
 
-# %% ../../nbs/bench/10_schema.ipynb #60b9c2e3
+# %% ../../nbs/bench/10_schema.ipynb #ba61c3f1
 def tool_text(
     tool:Tool, # the tool
     parameters:bool=False, # add the parameters' names and descriptions
 )->str: # one line of text for an encoder or a lexical index
     "What a ranker reads of a tool: name in words, description, optionally its parameters."
-    text = f"{split_name(tool.name)}: {tool.description}"
+    name = split_name(tool.name); text = name if tool.description in (tool.name, name) else f"{name}: {tool.description}" # no description: the name counts once
     if not parameters: return text
     props = tool.parameters.get("properties")
     extra = [f"{split_name(k)} {v.get('description', '') if isinstance(v, dict) else ''}".strip() for k, v in props.items()] if isinstance(props, dict) else []
     return " ".join([text, *extra])
 
-# %% ../../nbs/bench/10_schema.ipynb #e1ef9c39
+# %% ../../nbs/bench/10_schema.ipynb #e4b242c1
 class Message(BaseModel):
     "One turn of a conversation."
     model_config = ConfigDict(extra='allow', frozen=True)
@@ -81,6 +81,7 @@ class _Sample(BaseModel):
     user: str | None = None
     voice: str | None = None # how it is said: terse, chatty, indirect, ...
     unseen: bool = Field(False, strict=True) # no training query has this gold tool
+    group: str | None = None # samples of one group stay in one split
     feedback: Any = None
 
 # %% ../../nbs/bench/10_schema.ipynb #1c9727d8
@@ -90,12 +91,13 @@ class SelectionSample(_Sample):
     gold: tuple[str, ...] = Field(min_length=1)
     candidates: tuple[str, ...] | None = None # rank only these; None: the whole library
 
-# %% ../../nbs/bench/10_schema.ipynb #9c58a4ed
+# %% ../../nbs/bench/10_schema.ipynb #8bf958ed
 class PlanStep(BaseModel):
     "One call of a plan; `depends_on` holds the positions (from 0) of the steps whose results it needs."
     model_config = ConfigDict(extra='allow', frozen=True)
     tool_id: str
     depends_on: tuple[Annotated[int, Field(strict=True)], ...] = ()
+    why: str = "" # what flows in from the steps it depends on
 
 class PlanningSample(_Sample):
     "Which tools, in which order? The steps form an acyclic graph."
@@ -110,11 +112,14 @@ class PlanningSample(_Sample):
                 raise ValueError(f"steps that depend on earlier ones only; step {i} depends on {list(s.depends_on)}")
         return steps
 
-# %% ../../nbs/bench/10_schema.ipynb #24fc9aa3
+# %% ../../nbs/bench/10_schema.ipynb #deda49b5
 class TimingSample(_Sample):
     "Does the query need a tool at all?"
     task: Literal["timing"] = "timing"
     gold: bool = Field(strict=True)
+    tool_id: str | None = None # a tool that would serve it, where one is needed and known
+    candidates: tuple[str, ...] | None = None # the tools on offer, where the answer depends on them
+    why: str = "" # what makes it hard to tell
 
 Sample = SelectionSample | PlanningSample | TimingSample
 SAMPLES = {"selection": SelectionSample, "planning": PlanningSample, "timing": TimingSample}

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 # %% auto #0
-__all__ = ['cmd_eval', 'cmd_train', 'cmd_stream', 'cmd_import_tools', 'cmd_import_dataset', 'cmd_validate', 'cmd_list', 'cmd_run',
-           'cmd_reproduce', 'cmd_report', 'cmd_paper', 'cmd_verify', 'parser', 'main']
+__all__ = ['cmd_eval', 'cmd_train', 'cmd_stream', 'cmd_import_tools', 'cmd_import_dataset', 'cmd_validate', 'cmd_list',
+           'cmd_make_stream', 'cmd_run', 'cmd_reproduce', 'cmd_report', 'cmd_paper', 'cmd_verify', 'parser', 'main']
 
 # %% ../../nbs/paper/64_cli.ipynb #93336b2a
 def _fail(text:str)->None:
@@ -59,12 +59,12 @@ def _load_model(folder, backbone=None):
         if os.environ.get("SAGE_DEBUG"): raise
         _fail(f"{folder}: expected a trained model, got one that cannot be read ({type(e).__name__}: {str(e)[:200]}); fix: train it again")
 
-# %% ../../nbs/paper/64_cli.ipynb #9dac561a
-def _select_samples(samples:list)->tuple[list, list[str]]:
-    "The selection samples, and what is said about the others."
+# %% ../../nbs/paper/64_cli.ipynb #2b56cf4c
+def _select_samples(samples:list, entries=())->tuple[list, list[str]]:
+    "The selection samples, and what is said about those that no method was named for."
     keep = [s for s in samples if s.task == "selection"]; notes = []
     for task in ("planning", "timing"):
-        n = sum(s.task == task for s in samples)
+        n = sum(s.task == task for s in samples) if all(e.task != task for e in entries) else 0
         if n: notes.append(f"{n} {task} samples: not run by selection methods" + ("; a --model that saw timing samples judges them" if task == "timing" else ""))
     return keep, notes
 
@@ -88,40 +88,91 @@ def _one_trained(text:str)->str:
     if len(e) != 1 or e[0].kind != "trained": _fail(f"--method {text}: expected one trained method, got {'a ' + e[0].kind if len(e) == 1 else len(e)}; fix: see `sage-bench list methods`")
     return e[0].id
 
-# %% ../../nbs/paper/64_cli.ipynb #9096509e
+# %% ../../nbs/paper/64_cli.ipynb #118e68a5
 def cmd_eval(a)->int:
     "Score methods on samples; writes metrics.json and predictions.jsonl."
     from sage_repro.bench.schema import load_samples, load_tools
+    if a.dataset: return _eval_datasets(a)
+    if not a.samples: _fail("eval needs --samples, or --dataset NAME; fix: pass your samples.jsonl, or see `sage-bench list datasets`")
     if not a.methods and not a.model: _fail("eval needs --methods, or --model; fix: pass e.g. --methods keyword,embedding")
     entries = _methods(a.methods) if a.methods else []; out = _check_out(a.out)
     model = _load_model(a.model) if a.model else None
     if not a.tools and model is None: _fail("eval needs --tools (a trained --model brings its own); fix: pass --tools T.jsonl")
     tools = load_tools(a.tools) if a.tools else [model[0].library.tools[r] for r in model[0].library.live]
     samples = load_samples(a.samples, tools); train = load_samples(a.train, tools) if a.train else []
-    _need_selection(a.samples, samples, or_timing=model is not None); seeds = a.seeds or (a.seed,)
+    if all(e.task == "selection" for e in entries): _need_selection(a.samples, samples, or_timing=model is not None)
+    seeds = a.seeds or (a.seed,)
     ready = [e for e in entries if e.not_run is None]; rows, notes = _evaluate(ready, model, tools, samples, train, seeds)
     notes += [f"{e.id}: not run: {e.not_run}" for e in entries if e.not_run]
-    return _write_eval(a.out, out, rows, samples, notes)
+    return _write_eval(a.out, out, rows, samples, notes, tools)
 
-# %% ../../nbs/paper/64_cli.ipynb #c20f653a
+# %% ../../nbs/paper/64_cli.ipynb #e95bfdc1
 def _evaluate(entries, model, tools, samples, train, seeds)->tuple[list[dict], list[str]]:
     "Prediction rows of every method, and what could not run."
-    from sage_repro.agents.evaluate import predictions, run_matrix
+    from sage_repro.agents.evaluate import predictions
+    from sage_repro.agents.score import rank_rows
     from sage_repro.agents.selection import Trained
-    from sage_repro.stream.methods import METHODS
-    items, notes = _select_samples(samples)
+    rankers = [e for e in entries if e.task == "selection"]; items, notes = _select_samples(samples, entries)
     fit = [s for s in train if s.task == "selection"]
-    need = [e.id for e in entries if e.kind == "trained" or e.id == "memoriser"]
+    need = [e.id for e in rankers if e.kind == "trained" or e.id == "memoriser"]
     if need and not fit: _fail(f"{need[0]} learns from samples, but none were given; fix: pass --train S.jsonl, or train once with `sage-bench train` and pass --model DIR")
-    rows = []
-    if items:
-        todo = [METHODS[e.id] if e.kind == "trained" else e.id for e in entries]; still = [m for m in todo if getattr(m, "mode", "frozen") == "frozen"]
-        jobs = [(still, seeds)]*bool(still) + [([m], (s,)) for m in todo if m not in still for s in seeds] # a backbone that was trained is used once
-        for ms, ss in jobs:
-            for u in run_matrix(ms, ss, tools, fit, {"x": items}, _backbone(getattr(ms[0], "mode", "frozen"), ss[0])): rows += u["predictions"]["x"]
-        if model: rows += predictions(Trained(_with_library(model[0], tools)), items, f"{model[1].id}", model[2]["seed"])
+    rows = rank_rows(rankers, seeds, tools, fit, items, _backbone) if items else []
+    if items and model: rows += predictions(Trained(_with_library(model[0], tools)), items, f"{model[1].id}", model[2]["seed"])
     if model: rows += _judge(model, samples, notes)
-    return rows, notes
+    return rows + _other_tasks(entries, tools, samples, train), notes
+
+def _other_tasks(entries, tools, samples, train)->list[dict]:
+    "Plans and timing decisions of the methods that were asked for."
+    from sage_repro.agents.planning import build_planner
+    from sage_repro.agents.score import plan_rows, timing_rows
+    from sage_repro.agents.timing import build_judge
+    rows, of = [], lambda L, task: [s for s in L if s.task == task]; reads = {"planner.simple", "timing.embedding"} # those that need the encoder
+    for e in entries:
+        items = of(samples, e.task); b = _backbone("frozen", 0) if items and e.id in reads else None
+        if e.task == "planning" and items: rows += plan_rows(e.id, build_planner(e.id, tools, b, of(train, "planning")), items)
+        if e.task == "timing" and items: rows += timing_rows(e.id, build_judge(e.id, of(train, "timing"), b).probability(items), items)
+    return rows
+
+# %% ../../nbs/paper/64_cli.ipynb #3662be49
+_FLOORS = "keyword,embedding,hybrid_rrf,planner.copy,planner.simple,timing.majority,timing.words,timing.embedding"
+
+def _eval_datasets(a)->int:
+    "One data set into --out, or all of them into a folder each."
+    from sage_repro.bench.external import source, sources
+    from sage_repro.bench.schema import DataError
+    for o in ("samples", "tools", "train", "model"):
+        if getattr(a, o): _fail(f"--{o}: expected no --{o} beside --dataset, which brings its own, got both; fix: leave one of them out")
+    entries, every = _methods(a.methods or _FLOORS), a.dataset == "all"; _check_out(a.out); code = 2
+    for s in sources() if every else [source(a.dataset)]:
+        try: code = min(code, _eval_dataset(a, s, entries, Path(a.out, s.name) if every else Path(a.out), not a.methods))
+        except DataError as e:
+            if not every: raise
+            print(f"{s.name}: not run: {e}", file=sys.stderr)
+    if code: _fail("nothing was run: no data set could be read; fix: pass --data-dir")
+    return 0
+
+def _eval_dataset(a, s, entries, out, quiet)->int:
+    "Load, score, write; what the default methods cannot do there is not worth a line."
+    from sage_repro.agents.score import score_dataset
+    from sage_repro.bench.external import load_dataset
+    d = load_dataset(s.name, a.data_dir) if a.data_dir else _fetched(s)
+    if a.limit: d = _limited(d, a.limit, a.seed)
+    print(f"{s.title} ({s.licence}): {len(d.tools):,} tools, {len(d.samples):,} samples{'; ' + '; '.join(d.notes) if d.notes else ''}. Cite: {s.cite}")
+    rows, notes = score_dataset(d, entries, a.seeds or (a.seed,), _backbone)
+    if not rows and quiet: print(f"{s.name}: not run: it has no samples here", file=sys.stderr); return 2
+    return _write_eval(str(out), out.resolve(), rows, d.samples, [] if quiet else notes, d.tools)
+
+def _fetched(s):
+    from sage_repro.bench.external import fetch, load_dataset
+    return load_dataset(s.name, fetch(s.name, progress=lambda f: print(f"fetching {f}", file=sys.stderr)))
+
+def _limited(d, n:int, seed:int):
+    "At most n samples of each task, drawn by the seed."
+    from dataclasses import replace
+    import numpy as np
+    at = {t: [i for i, s in enumerate(d.samples) if s.task == t] for t in dict.fromkeys(s.task for s in d.samples)}; rng = np.random.default_rng([seed, 10])
+    keep = sorted(i for L in at.values() for i in (L if len(L) <= n else rng.choice(L, n, replace=False).tolist()))
+    return replace(d, samples=[d.samples[i] for i in keep])
 
 # %% ../../nbs/paper/64_cli.ipynb #bcdf07c9
 def _with_library(t, tools):
@@ -143,31 +194,12 @@ def _judge(model, samples, notes)->list[dict]:
     p = t.timing(t.batch(items).x)
     return [{"sample_id": s.sample_id, "task": "timing", "method": m.id, "seed": meta["seed"], "prediction": bool(x > .5), "scores": float(x)} for s, x in zip(items, p)]
 
-# %% ../../nbs/paper/64_cli.ipynb #fa3d785d
-def _metrics(rows:list[dict], samples:list)->list[dict]:
-    "metrics.json: one row a seed, and one aggregate with an interval over items x seeds."
-    import numpy as np
-    from sage_repro.agents.evaluate import metric_rows
-    from sage_repro.bench.metrics import timing_metrics
-    units: dict = {}
-    for r in rows:
-        if r["task"] == "selection": units.setdefault((r["method"], r["seed"]), []).append(r)
-    out = [] if not units else [{"method": m.method, "task": m.task, "name": m.name, "value": m.value, "low": m.low, "high": m.high, "n": m.n, "seed": m.seed} for m in metric_rows([{"run": {"method": m, "seed": s}, "predictions": {"x": v}} for (m, s), v in units.items()], "x")]
-    timed = [r for r in rows if r["task"] == "timing"]; gold = {s.sample_id: s.gold for s in samples if s.task == "timing"}
-    if timed:
-        d, g = np.array([r["prediction"] for r in timed]), np.array([gold[r["sample_id"]] for r in timed])
-        rng = np.random.default_rng(0); boot = [timing_metrics(d[i], g[i]) for i in rng.integers(len(d), size=(1000, len(d)))]
-        for k, v in timing_metrics(d, g).items():
-            lo, hi = np.quantile([b[k] for b in boot], [.025, .975])
-            row = {"method": timed[0]["method"], "task": "timing", "name": k, "value": v, "low": None, "high": None, "n": len(d), "seed": timed[0]["seed"]}
-            out += [row, row | {"low": float(lo), "high": float(hi), "seed": None}]
-    return [m | {k: None if m[k] is None else min(1., max(0., m[k])) for k in ("value", "low", "high")} for m in out] # a mean of ones may be 1 + 2e-16
-
-# %% ../../nbs/paper/64_cli.ipynb #b7ee3a6c
-def _write_eval(name:str, out:Path, rows:list[dict], samples:list, notes:list[str])->int:
+# %% ../../nbs/paper/64_cli.ipynb #e942ce30
+def _write_eval(name:str, out:Path, rows:list[dict], samples:list, notes:list[str], tools=())->int:
     "Both files at the very end; nothing where nothing was run."
+    from sage_repro.agents.score import metric_table
     from sage_repro.core.config import write_atomic
-    metrics = _metrics(rows, samples)
+    metrics = metric_table(rows, samples, tools)
     for n in notes: print(n, file=sys.stderr)
     if not rows: _fail("nothing was run: see the reasons above; fix: choose other methods or samples")
     write_atomic(out/"predictions.jsonl", "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows))
@@ -175,20 +207,25 @@ def _write_eval(name:str, out:Path, rows:list[dict], samples:list, notes:list[st
     _print_metrics(metrics); print(f"wrote {Path(name, 'metrics.json')} and {Path(name, 'predictions.jsonl')}")
     return 0
 
-# %% ../../nbs/paper/64_cli.ipynb #135e9e3e
+# %% ../../nbs/paper/64_cli.ipynb #54f95cb2
 def _print_metrics(metrics:list[dict]):
     "A table on the terminal: method by metric, percent with the 95 % interval."
     from rich.console import Console
     from rich.table import Table
     agg = [m for m in metrics if m["seed"] is None]
     for task in dict.fromkeys(m["task"] for m in agg):
-        names = [n for n in ("top1", "top5", "mrr", "accuracy", "precision", "recall", "f1") if any(m["name"] == n and m["task"] == task for m in agg)]
-        tab = Table(title=f"{task}: percent [95 % interval], n = {next(m['n'] for m in agg if m['task'] == task)}", title_justify="left"); tab.add_column("method")
-        for n in names: tab.add_column(n, justify="right")
-        for meth in dict.fromkeys(m["method"] for m in agg if m["task"] == task):
-            v = {m["name"]: m for m in agg if m["method"] == meth and m["task"] == task}
-            tab.add_row(meth, *(f"{100*v[n]['value']:.1f} [{100*v[n]['low']:.1f}, {100*v[n]['high']:.1f}]" for n in names))
+        rows = {meth: {m["name"]: m for m in agg if (m["method"], m["task"]) == (meth, task)} for meth in dict.fromkeys(m["method"] for m in agg if m["task"] == task)}
+        size = {meth: next(iter(v.values()))["n"] for meth, v in rows.items()}; one = len(set(size.values())) == 1
+        tab = Table(title=f"{task}: percent [95 % interval]{f', n = {next(iter(size.values())):,}' if one else ''}", title_justify="left"); tab.add_column("method")
+        names = _shown(rows); [tab.add_column(n, justify="right") for n in [*names, *([] if one else ["n"])]]
+        for meth, v in rows.items(): tab.add_row(meth, *(f"{100*v[n]['value']:.1f} [{100*v[n]['low']:.1f}, {100*v[n]['high']:.1f}]" for n in names), *([] if one else [f"{size[meth]:,}"]))
         Console(width=max(100, Console().width)).print(tab)
+
+def _shown(rows:dict)->list[str]:
+    "The columns worth their width: recall only where it says more than top-5."
+    more = any(v["top5"]["value"] - v["recall@5"]["value"] > .005 for v in rows.values() if "recall@5" in v)
+    names = ("top1", "top5", "mrr", *(["recall@5"] if more else []), "success", "sequence_match", "step_accuracy", "dependency_f1", "accuracy", "precision", "recall", "f1")
+    return [n for n in names if all(n in v for v in rows.values())]
 
 # %% ../../nbs/paper/64_cli.ipynb #173ba4e7
 def cmd_train(a)->int:
@@ -376,11 +413,11 @@ def cmd_import_tools(a)->int:
     tools = import_tools(obj, a.prefix, p); write_jsonl(a.out, tools); print(f"wrote {len(tools)} tools to {a.out}")
     return 0
 
-# %% ../../nbs/paper/64_cli.ipynb #251d5526
+# %% ../../nbs/paper/64_cli.ipynb #b2ff5eef
 def cmd_import_dataset(a)->int:
     "Another project's data set in the kit's formats."
     from sage_repro.bench.external import convert
-    out = convert(a.name, a.source, a.out, a.seed); print(f"wrote {', '.join(p.name for p in sorted(out.glob('*.jsonl')))} to {out}")
+    d = Path(a.source) if a.source else None; out = convert(a.name, d, a.out, a.seed); print(f"wrote {', '.join(p.name for p in sorted(out.glob('*.jsonl')))} to {out}")
     return 0
 
 def cmd_validate(a)->int:
@@ -392,7 +429,7 @@ def cmd_validate(a)->int:
     for f in a.samples or []: print(f"{f}: {sum(1 for _ in iter_stream(f, tools))} records, well formed")
     return 0
 
-# %% ../../nbs/paper/64_cli.ipynb #14cbd794
+# %% ../../nbs/paper/64_cli.ipynb #113ae496
 def cmd_list(a)->int:
     "What there is."
     if a.what in ("methods", "all"):
@@ -400,8 +437,7 @@ def cmd_list(a)->int:
         back = {}
         for k, v in ALIASES.items(): back.setdefault(v, []).append(k)
         for e in REGISTRY.values(): print(f"{e.id:24} {e.kind:9} {'not run: ' + e.not_run if e.not_run else ('also: ' + ', '.join(back[e.id]) if e.id in back else '')}".rstrip())
-    if a.what in ("datasets", "all"):
-        print("sage-bench               CC-BY-4.0, ships with the kit"); print("metatool                 MIT, from a checkout of HowieHwong/MetaTool: sage-bench import-dataset metatool --from DIR --out DIR")
+    if a.what in ("datasets", "all"): _list_datasets()
     if a.what in ("experiments", "all"):
         from sage_repro.paper.driver import experiments
         try: found = experiments()
@@ -410,6 +446,36 @@ def cmd_list(a)->int:
             found = {}; print(f"experiments: not listed: {e}", file=sys.stderr)
         for name, path in found.items(): print(f"{name:24} {path.name}")
     return 0
+
+# %% ../../nbs/paper/64_cli.ipynb #a280c3a9
+def _list_datasets():
+    "Each data set with its licence, home and citation."
+    from sage_repro.bench.external import cache_dir, sources
+    print(f"{'sage-bench':16} CC-BY-4.0, selection, planning, timing, dialogues; ships with the kit, see data/README.md")
+    for s in sources(): print(f"{s.name:16} {s.licence}, {', '.join(s.tasks) or 're-described tools'}; {s.home}\n{'':16} {s.cite}")
+    print(f"\neval --dataset NAME --data-dir DIR reads DIR/NAME; without --data-dir the files are fetched into {cache_dir()}")
+
+def cmd_make_stream(a)->int:
+    "A stream in a named order, or rounds with changes of the library, as files."
+    from sage_repro.bench import streams
+    from sage_repro.bench.schema import write_jsonl
+    out = _check_out(a.out)
+    if a.kind == "rounds":
+        rounds, tools = streams.sagebench_rounds(a.seed) if a.name == "sage-bench" else streams.external_rounds(a.name, a.data_dir, a.seed)
+        for i, r in enumerate(rounds): print(f"round {i}: {r.summary()}")
+        streams.write_rounds(rounds, tools, out); print(f"wrote {a.out}"); return 0
+    tools, samples = _selection_of(a); make = {"shuffled": streams.shuffled, "ordered": streams.tool_ordered, "recurring": streams.recurring}[a.kind]
+    stream = make(samples, a.seed); write_jsonl(out/"tools.jsonl", tools); write_jsonl(out/"stream.jsonl", stream)
+    print(f"wrote {len(tools):,} tools and {len(stream):,} samples, {a.kind}, to {a.out}"); return 0
+
+def _selection_of(a):
+    "The library and the training samples of a data set's selection task."
+    from sage_repro.bench.external import load_dataset, split_80_10_10
+    from sage_repro.bench.sagebench import load_library, load_sagebench
+    if a.name == "sage-bench": return load_library(), load_sagebench("train") + load_sagebench("stream")
+    d = load_dataset(a.name, a.data_dir); got = split_80_10_10(d.only("selection").samples, a.seed)["train"]
+    if not got: _fail(f"{a.name}: expected selection samples, got none; fix: choose another data set")
+    return d.tools, got
 
 # %% ../../nbs/paper/64_cli.ipynb #85c8a1fa
 def cmd_run(a)->int:
@@ -457,7 +523,7 @@ def _real(low:float, high:float=math.inf, above:bool=True):
 
 def _seeds(text:str)->tuple[int, ...]: return tuple(dict.fromkeys(map(_whole(0), text.split(","))))
 
-# %% ../../nbs/paper/64_cli.ipynb #6e6c9383
+# %% ../../nbs/paper/64_cli.ipynb #6d58574a
 def parser()->argparse.ArgumentParser:
     "The command line; abbreviations of options are refused, so that a script means what it says."
     p = _Parser(prog="sage-bench", allow_abbrev=False, description="Tool selection that keeps learning: evaluate and train on your own tools and queries, or reproduce the paper.")
@@ -470,7 +536,9 @@ def parser()->argparse.ArgumentParser:
     return p
 
 def _eval_args(q):
-    q.add_argument("--tools", help="tools.jsonl (a --model brings its own)"); q.add_argument("--samples", required=True, help="samples.jsonl to score on")
+    q.add_argument("--tools", help="tools.jsonl (a --model brings its own)"); q.add_argument("--samples", help="samples.jsonl to score on")
+    q.add_argument("--dataset", help="a public data set instead of --tools and --samples: see `sage-bench list datasets`; or all"); q.add_argument("--data-dir", help="the data set's folder, or the one that holds a folder for each")
+    q.add_argument("--limit", type=_whole(1), help="at most so many samples of each task of --dataset")
     q.add_argument("--methods", help="ids, comma separated: see `sage-bench list methods`"); q.add_argument("--model", help="folder of a trained model")
     q.add_argument("--train", help="samples.jsonl for methods that learn"); q.add_argument("--out", required=True, help="folder for metrics.json and predictions.jsonl")
     q.add_argument("--seed", type=_whole(0), default=0); q.add_argument("--seeds", type=_seeds, help="several, comma separated: intervals then cover seeds too")
@@ -490,10 +558,12 @@ def _stream_args(q):
     q.add_argument("--tools", help="library of a new agent"); q.add_argument("--model", help="trained agent to start from"); q.add_argument("--method", default="SAGE_plus")
     q.add_argument("--seed", type=_whole(0), default=0); q.add_argument("--idle", type=_real(0, above=False), help="end after so many seconds without news; default: never"); q.add_argument("--save-every", type=_whole(1), default=500, help="records between saves")
 
-# %% ../../nbs/paper/64_cli.ipynb #86071681
+# %% ../../nbs/paper/64_cli.ipynb #f21e37fe
 def _other_args(add):
     q = add("import-tools", cmd_import_tools, "tools.jsonl from an OpenAI tools list or an MCP listing"); q.add_argument("file"); q.add_argument("--out", required=True); q.add_argument("--prefix", default="", help="put before each id, e.g. server.")
-    q = add("import-dataset", cmd_import_dataset, "a public data set in the kit's formats"); q.add_argument("name"); q.add_argument("--from", dest="source", required=True); q.add_argument("--out", required=True); q.add_argument("--seed", type=_whole(0), default=0)
+    q = add("import-dataset", cmd_import_dataset, "a public data set in the kit's formats"); q.add_argument("name"); q.add_argument("--from", dest="source", help="its folder; without it the files are fetched"); q.add_argument("--out", required=True); q.add_argument("--seed", type=_whole(0), default=0)
+    q = add("make-stream", cmd_make_stream, "a stream in a named order, or in rounds with changes of the library"); q.add_argument("name", help="sage-bench, or a public data set"); q.add_argument("--kind", default="rounds", choices=["shuffled", "ordered", "recurring", "rounds"])
+    q.add_argument("--out", required=True); q.add_argument("--seed", type=_whole(0), default=0); q.add_argument("--data-dir", help="the data set's folder, or the one that holds a folder for each")
     q = add("validate", cmd_validate, "check files without running anything"); q.add_argument("--tools"); q.add_argument("--samples", nargs="*")
     q = add("list", cmd_list, "methods, datasets, experiments"); q.add_argument("what", nargs="?", default="all", choices=["all", "methods", "datasets", "experiments"])
     q = add("run", cmd_run, "run experiment notebooks with papermill"); q.add_argument("experiments", nargs="*"); q.add_argument("--scale", default="quick"); q.add_argument("-p", "--parameter", action="append", metavar="NAME=VALUE"); q.add_argument("--dry-run", action="store_true")

@@ -15,7 +15,8 @@ from ..core.stats import estimate, paired_test, resolvable, tied_with_best, boot
 
 # %% auto #0
 __all__ = ['TUNE_GRID', 'TABLE2_METHODS', 'PAIRS', 'TABLE4_METHODS', 'SAME_AS', 'find', 'compare', 'table2_challenges',
-           'run_selection', 'compare_pairs', 'choose_rate', 'tune_one', 'table4_generalization', 'tune_selection']
+           'run_selection', 'compare_pairs', 'choose_rate', 'tune_one', 'table4_generalization', 'digits_anchor',
+           'tune_selection']
 
 # %% ../../nbs/paper/59_experiments.ipynb #26b1e842
 TUNE_GRID = (3e-4, 1e-3, 3e-3) # learning rates, the same for every method
@@ -181,7 +182,7 @@ def tune_one(m, data:dict, dev:list, backbone, cache:Path, progress=None): # the
     mrr = score_matrix(run_matrix(todo, (0,), data["tools"], data["train"], {"dev": dev}, backbone, cache, progress), "dev", "mrr")
     return replace(m, lr=choose_rate({lr: float(mrr[f"{m.id}@{lr:g}"].mean()) for lr in TUNE_GRID}))
 
-# %% ../../nbs/paper/59_experiments.ipynb #03efa10c
+# %% ../../nbs/paper/59_experiments.ipynb #f30b67e6
 TABLE4_METHODS = ("chance", "memoriser", "selector.keyword", "selector.embedding", "selector.hybrid", "A_baseline", "one_pass", "random", "random_equal_time", "SAGE_full", "SAGE_plus", "SAGE_plus_margin", "SAGE_plus_kept", "SAGE_plus_no_memory", "SFT_memory", "memory_only")
 
 def table4_generalization(
@@ -193,15 +194,41 @@ def table4_generalization(
 )->tuple[Record, list[dict]]:
     "Tool selection on MetaTool."
     import hashlib
-    from sage_repro.bench.external import load_metatool, split_80_10_10
+    from sage_repro.bench.external import SOURCES, load_metatool, split_80_10_10
     from sage_repro.model.backbone import load_backbone
-    root, sc, d = root or repo_root(), load_scale(scale, root), load_metatool(metatool_dir)
+    root, sc, d = root or repo_root(), load_scale(scale, root), load_metatool(metatool_dir).only("selection")
     digest = hashlib.sha256("".join(x.model_dump_json() for x in (*d.tools, *d.samples)).encode()).hexdigest()
     cut, backbone = (lambda xs, n: xs[:n] if n else xs), load_backbone()
     def part(seed): p = split_80_10_10(d.samples, seed); return {"tools": d.tools, "train": cut(p["train"], sc.max_stream), "splits": {"test": cut(p["test"], sc.max_test)}}
     dev = cut(split_80_10_10(d.samples, 0)["dev"], sc.max_test); cache = root/"results"/"scratch"/"units"/"table4_tune"
     tuned = [tune_one(find(m), part(0), dev, backbone, cache, progress) for m in methods]
-    return run_selection("table4_generalization", sc, tuned, part(0), backbone, {"dataset": "MetaTool", "data_digest": digest, "licence": d.licence, "home": d.home}, progress, root, curves=(), per_seed=part)
+    return run_selection("table4_generalization", sc, tuned, part(0), backbone, {"dataset": "MetaTool", "data_digest": digest, "licence": SOURCES["metatool"].licence, "home": "HowieHwong/MetaTool"}, progress, root, curves=(), per_seed=part)
+
+# %% ../../nbs/paper/59_experiments.ipynb #c6a1177a
+def digits_anchor(
+    scale:str="quick", # smoke: two seeds, as proof that it runs
+    progress:Callable[[str, int], None]|None=None, root:Path|None=None,
+)->tuple[Record, list[dict]]: # the record; there are no per-sample predictions
+    "Naive, replay and EWC on split and permuted digits, beside published numbers."
+    import hashlib, inspect
+    from sage_repro.stream import anchor
+    t0, root = time.perf_counter(), root or repo_root(); seeds = range(2 if scale == "smoke" else 10); cfg = anchor.AnchorConfig(); runs = []
+    for s, m in anchor.PUBLISHED:
+        for k in seeds:
+            if progress: progress(f"{s} {m}", k)
+            runs.append(anchor.run_anchor(s, m, k, cfg))
+    r = Record("anchor_digits", scale, {"scale": {"name": scale, "seeds": list(seeds)}, "protocol": asdict(cfg)})
+    r.source = {**source_state(root), "dataset": "scikit-learn digits / 16", "data_digest": hashlib.sha256(anchor._digits()[0].tobytes()).hexdigest(), "n": {"test": 360}}
+    r.metrics = [Metric(f"{x['method']} ({x['scenario']})", "continual", "test", "average_accuracy", x["average_accuracy"], None, None, 360, x["seed"]) for x in runs] + _anchor_means(runs)
+    r.runs, r.extra = [{**x, "method": f"{x['method']} ({x['scenario']})"} for x in runs], {"published": anchor.compare_anchor(runs)}
+    r.environment, r.wall_seconds, r.peak_memory_mb = environment(root), round(time.perf_counter() - t0, 1), round(peak_memory_mb(), 1)
+    return r, []
+
+def _anchor_means(runs)->list[Metric]:
+    out = []
+    for s, m in dict.fromkeys((x["scenario"], x["method"]) for x in runs):
+        e = estimate(np.array([x["average_accuracy"] for x in runs if (x["scenario"], x["method"]) == (s, m)])); out.append(Metric(f"{m} ({s})", "continual", "test", "average_accuracy", e.mean, e.low, e.high, 360, None))
+    return out
 
 # %% ../../nbs/paper/59_experiments.ipynb #08d7e3ee
 SAME_AS = {"SAGE_sft_baseline": "A_baseline", "B3": "coreset_static", "SAGE_ssis_replay": "SAGE_full"} # one run under two names

@@ -383,7 +383,7 @@ def listed(names:list[str])->str:
     "a, b and c."
     return " and ".join([*filter(None, [", ".join(names[:-1])]), *names[-1:]])
 
-# %% ../../nbs/paper/61_tables.ipynb #398ba504
+# %% ../../nbs/paper/61_tables.ipynb #fea2816c
 def data_macros()->dict[str, str]:
     "Counts of SAGE-Bench and of its audit."
     from sage_repro.bench.sagebench import data_digest
@@ -401,7 +401,20 @@ def _data_macros(digest:str)->dict[str, str]: # counted once for each state of t
     for name, rnd in (("first", 1), ("final", None)):
         a = audit_agreement(rnd); a = a[a.difficulty == "all"]; agree, k = int(a.agree.sum()), int(a.n.sum()); low, high = clopper_pearson(agree, k)
         out |= {f"audit.{name}": str(Estimate(agree/k, low, high, k, 1)), "audit.items": f"{k:,}"}
-    return out
+    return out | _task_macros()
+
+def _task_macros()->dict[str, str]:
+    "Counts of planning, timing, dialogues and of the changing library."
+    from sage_repro.bench.metrics import planning_metrics
+    from sage_repro.bench.sagebench import load_changes, load_sagebench, load_talks
+    from sage_repro.bench.tasks import composed_share, copy_nearest, goal_of, reading_agreement, unseen_sequences
+    plan, talks = {s: load_sagebench(s, "planning") for s in ("train", "dev", "test")}, load_talks()
+    copied = planning_metrics(copy_nearest(plan["train"], plan["test"]), [s.gold for s in plan["test"]])["sequence_match"]
+    out = {"plans": sum(map(len, plan.values())), "plans_test": len(plan["test"]), "timing": sum(len(load_sagebench(s, "timing")) for s in plan), "dialogues": len(talks), "goals": len({goal_of(d) for d in talks}), "changed": len(load_changes()),
+           "plans_unseen": f"{100*np.mean(unseen_sequences(plan['train'], plan['test'])):.0f}", "plans_copied": str(estimate(copied)), "composed": f"{100*composed_share(talks):.0f}"}
+    for kind in ("planning", "timing"):
+        r = reading_agreement(kind).set_index("split").loc["all"]; out |= {f"{kind}_agree": int(r.agree), f"{kind}_read": int(r.n), f"{kind}_audit": str(Estimate(r.rate, r.low, r.high, int(r.n), 1))}
+    return {f"data.{k}": f"{v:,}" if isinstance(v, int) else str(v) for k, v in out.items()}
 
 # %% ../../nbs/paper/61_tables.ipynb #b00bad16
 class _NoBackbone:
