@@ -204,11 +204,11 @@ def table4_generalization(
     tuned = [tune_one(find(m), part(0), dev, backbone, cache, progress) for m in methods]
     return run_selection("table4_generalization", sc, tuned, part(0), backbone, {"dataset": "MetaTool", "data_digest": digest, "licence": SOURCES["metatool"].licence, "home": "HowieHwong/MetaTool"}, progress, root, curves=(), per_seed=part)
 
-# %% ../../nbs/paper/59_experiments.ipynb #c6a1177a
+# %% ../../nbs/paper/59_experiments.ipynb #244d2bee
 def digits_anchor(
     scale:str="quick", # smoke: two seeds, as proof that it runs
     progress:Callable[[str, int], None]|None=None, root:Path|None=None,
-)->tuple[Record, list[dict]]: # the record; there are no per-sample predictions
+)->tuple[Record, list[dict]]: # the record, and the last network's answers by experience
     "Naive, replay and EWC on split and permuted digits, beside published numbers."
     import hashlib, inspect
     from sage_repro.stream import anchor
@@ -220,9 +220,10 @@ def digits_anchor(
     r = Record("anchor_digits", scale, {"scale": {"name": scale, "seeds": list(seeds)}, "protocol": asdict(cfg)})
     r.source = {**source_state(root), "dataset": "scikit-learn digits / 16", "data_digest": hashlib.sha256(anchor._digits()[0].tobytes()).hexdigest(), "n": {"test": 360}}
     r.metrics = [Metric(f"{x['method']} ({x['scenario']})", "continual", "test", "average_accuracy", x["average_accuracy"], None, None, 360, x["seed"]) for x in runs] + _anchor_means(runs)
+    answers = [{"sample_id": f"experience-{j}", "task": "continual", "method": f"{x['method']} ({x['scenario']})", "seed": x["seed"], "split": "test", **a} for x in runs for j, a in enumerate(x.pop("answers"))]
     r.runs, r.extra = [{**x, "method": f"{x['method']} ({x['scenario']})"} for x in runs], {"published": anchor.compare_anchor(runs)}
     r.environment, r.wall_seconds, r.peak_memory_mb = environment(root), round(time.perf_counter() - t0, 1), round(peak_memory_mb(), 1)
-    return r, []
+    return r, answers
 
 def _anchor_means(runs)->list[Metric]:
     out = []

@@ -24,17 +24,19 @@ def committed_records(
             if (d/"record.json").is_file(): r = load_record(d); out[r.experiment] = r
     return out
 
-# %% ../../nbs/paper/65_report.ipynb #23cc2808
+# %% ../../nbs/paper/65_report.ipynb #3fdddfcd
 def check_metrics(
     folder:Path, # a record's folder
 )->list[str]: # what does not fit; empty: all fits
     "Recompute every per-seed metric of a record from its predictions."
+    import numpy as np
     from sage_repro.agents.evaluate import ranks_of
     from sage_repro.bench.metrics import selection_metrics
-    r, rows = load_record(folder, predictions=True); groups: dict = {}
+    r, rows = load_record(folder, predictions=True); groups: dict = {}; learned: dict = {}
     for p in rows:
+        if p.get("task") == "continual": learned.setdefault((p["method"], p["seed"], p["split"], "average_accuracy"), []).append(float(np.mean(np.equal(p["prediction"], p["gold"])))); continue
         for split in (p["split"], "pooled"): groups.setdefault((p["method"], p["seed"], split), []).append(p)
-    got = {(*k, n): float(v.mean()) for k, rows in groups.items() for n, v in selection_metrics(ranks_of(rows)).items()}
+    got = {(*k, n): float(v.mean()) for k, rows in groups.items() for n, v in selection_metrics(ranks_of(rows)).items()} | {k: float(np.mean(v)) for k, v in learned.items()}
     return [f"{folder.name}: {m.method} {m.split} {m.name} seed {m.seed}: record says {m.value}, predictions give {got.get((m.method, m.seed, m.split, m.name))}"
             for m in r.metrics if m.seed is not None and abs(got.get((m.method, m.seed, m.split, m.name), -1) - m.value) > 1e-9]
 

@@ -79,7 +79,7 @@ class SummedEWC:
             for f, x in zip(fisher, g): f += x**2/len(parts)
         self.past.append((fisher, [p.detach().clone() for p in net.parameters()]))
 
-# %% ../../nbs/stream/38_anchor.ipynb #c993a3fd
+# %% ../../nbs/stream/38_anchor.ipynb #946e4aef
 METHODS = ("naive", "er", "ewc", "er_reservoir")
 
 def _network(cfg, seed):
@@ -94,20 +94,20 @@ def _step(net, opt, x, y, buffer, ewc, cfg):
     if ewc is not None and ewc.past: loss = loss + ewc.penalty(net)
     opt.zero_grad(); loss.backward(); opt.step()
 
-def _accuracy(net, X, y)->float:
-    with torch.no_grad(): return float((net(torch.from_numpy(X)).argmax(1).numpy() == y).mean())
+def _answers(net, X)->np.ndarray: # (n,) classes
+    with torch.no_grad(): return net(torch.from_numpy(X)).argmax(1).numpy()
 
-# %% ../../nbs/stream/38_anchor.ipynb #ca7ebef6
+# %% ../../nbs/stream/38_anchor.ipynb #1e1b68ea
 def run_anchor(
     scenario:str, # split or permuted
     method:str, # naive, er (balanced memory), ewc or er_reservoir
     seed:int, # of weights, order, draws and permutations
     cfg:AnchorConfig=AnchorConfig(),
-)->dict: # metrics of `continual_metrics`, accuracy matrix, samples a second
+)->dict: # metrics of `continual_metrics`, accuracy matrix, samples a second, and the last network's answers by experience
     "Train on the experiences one after the other."
     if method not in METHODS: raise ValueError(f"method must be one of {METHODS}, got {method!r}")
     tasks, rng, net = experiences(scenario, seed), np.random.default_rng([seed, 12]), _network(cfg, seed)
-    opt = torch.optim.SGD(net.parameters(), lr=cfg.lr); n = t0 = 0; R = np.zeros((len(tasks), len(tasks))); t0 = time.perf_counter()
+    opt = torch.optim.SGD(net.parameters(), lr=cfg.lr); n = 0; R = np.zeros((len(tasks), len(tasks))); t0 = time.perf_counter()
     buffer = {"er": BalancedBuffer, "er_reservoir": ReservoirBuffer}[method](cfg.memory, rng) if method.startswith("er") else None; ewc = SummedEWC(cfg.lam) if method == "ewc" else None
     for i, (X, y, *_) in enumerate(tasks):
         for epoch in range(cfg.epochs):
@@ -117,8 +117,9 @@ def run_anchor(
                 if method == "er_reservoir" and epoch == 0: buffer.add({"x": X[part], "y": y[part]}, np.full(len(part), .5)) # each sample arrives once
         if method == "er": buffer.close(X, y, i)
         if ewc is not None: ewc.close(net, X, y, cfg.batch, rng)
-        R[i] = [_accuracy(net, V, v) for *_, V, v in tasks]
-    return {"scenario": scenario, "method": method, "seed": seed, **continual_metrics(R), "matrix": R.tolist(), "samples_a_second": n/(time.perf_counter() - t0)}
+        R[i] = [float((_answers(net, V) == v).mean()) for *_, V, v in tasks]
+    return {"scenario": scenario, "method": method, "seed": seed, **continual_metrics(R), "matrix": R.tolist(), "samples_a_second": n/(time.perf_counter() - t0),
+            "answers": [{"prediction": _answers(net, V).tolist(), "gold": v.tolist()} for *_, V, v in tasks]}
 
 # %% ../../nbs/stream/38_anchor.ipynb #508dcd61
 def compare_anchor(
