@@ -161,15 +161,15 @@ class Source:
         module, name = self.loader.split(":")
         return getattr(importlib.import_module(module), name)(folder)
 
-# %% ../../nbs/bench/12_external.ipynb #57f0f15c
+# %% ../../nbs/bench/12_external.ipynb #b08cb0a8
 SOURCES: dict[str, Source] = {}
 
 def register(
     **kw, # the fields of a Source
 )->Source: # the entry
-    "Add a data set; a name is taken once."
+    "Add a data set; a name stands for one."
     s = Source(**kw)
-    if s.name in SOURCES: raise ValueError(f"data set {s.name!r} is registered twice")
+    if SOURCES.get(s.name, s) != s: raise ValueError(f"data set {s.name!r} is registered twice, differently")
     if not s.base.startswith("https://") or any(Path(f).is_absolute() or ".." in Path(f).parts for f in s.files): raise ValueError(f"{s.name}: files must be relative paths below an https address")
     SOURCES[s.name] = s
     return s
