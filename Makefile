@@ -36,8 +36,8 @@ reproduce: env ## run every table and figure at the scale that fits two cores, t
 test: env ## modules in step with notebooks, the notebooks' own tests, pytest
 	@scripts/test.sh
 
-bench: env ## time the hot paths (pytest-benchmark)
-	$(RUN) pytest --benchmark-only
+bench: env ## each hot part against its peers, as ratios; peers that are not installed are said
+	$(RUN) python scripts/bench.py
 
 paper: env ## compile paper/ from committed records
 	$(RUN) sage-bench paper

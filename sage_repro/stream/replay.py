@@ -27,21 +27,23 @@ class Buffer:
     @property
     def mean_importance(self)->float: return float(self.importance[:self.size].mean()) if self.size else float("nan") # raw
 
-# %% ../../nbs/stream/31_replay.ipynb #45669b76
+# %% ../../nbs/stream/31_replay.ipynb #f4a7e7db
 @patch
 def add(self:Buffer,
     rows:dict[str, np.ndarray], # column name -> (b, ...) values
     importance:np.ndarray, # (b,) raw importance in [0, 1]
 ):
     "Put samples in, in order; who leaves is `_places`'s choice."
-    n, fit = len(importance), min(len(importance), self.capacity - self.size)
+    n = len(importance)
+    if self.size == self.capacity and self.columns: self._enter(rows, importance); self.arrived += n; return
+    fit = min(n, self.capacity - self.size)
     if not self.columns: self.columns = {k: np.zeros((self.capacity, *v.shape[1:]), v.dtype) for k, v in rows.items()}
     if fit:
         slots = slice(self.size, self.size + fit); self.size += fit; self.arrived += fit
         if fit == n: return self._put(slots, rows, importance)
         self._put(slots, {k: v[:fit] for k, v in rows.items()}, importance[:fit])
         rows, importance = {k: v[fit:] for k, v in rows.items()}, importance[fit:]
-    self._enter(rows, importance); self.arrived += n - fit
+    if fit < n: self._enter(rows, importance); self.arrived += n - fit
 
 @patch
 def _enter(self:Buffer, rows, importance): # into a full buffer
@@ -57,7 +59,7 @@ def _put(self:Buffer, slots, rows, importance): # of two samples for one slot th
 @patch
 def _set(self:Buffer, slots, importance): self.importance[slots] = importance
 
-# %% ../../nbs/stream/31_replay.ipynb #7a42d395
+# %% ../../nbs/stream/31_replay.ipynb #a763b020
 @patch
 def sample(self:Buffer,
     n:int, # how many, with replacement
@@ -74,7 +76,9 @@ def update(self:Buffer, slots:np.ndarray, importance:np.ndarray):
 @patch
 def rows(self:Buffer, slots:np.ndarray)->dict[str, np.ndarray]:
     "The columns at these slots."
-    return {k: v[slots] for k, v in self.columns.items()}
+    out = {}
+    for k, v in self.columns.items(): out[k] = v[slots]
+    return out
 
 # %% ../../nbs/stream/31_replay.ipynb #5b90c32f
 @patch
@@ -145,7 +149,7 @@ def _places(self:ClassBalancedBuffer, rows, importance):
         self.held[victim] -= 1; self.held[k] += 1
     keep = np.flatnonzero(out >= 0); return out[keep], keep
 
-# %% ../../nbs/stream/31_replay.ipynb #84335275
+# %% ../../nbs/stream/31_replay.ipynb #82fb72c9
 FAN = 16 # slots in a block: two cache lines
 ONES, UPPER = np.ones(FAN), np.triu(np.ones((FAN, FAN))) # products with them are a block's sum, and its running sum
 
@@ -167,10 +171,12 @@ class PriorityIndex:
 
     def swap(self, raw, importance, alpha): # newcomers for the lowest -> slots that changed hands, and which newcomer took each
         low = self.lowest(len(raw), min(len(importance), len(raw)))
-        order = importance.argsort(kind="stable")[::-1][:len(low)] # the highest newcomer takes the lowest place
-        new = importance[order]; stay = np.count_nonzero(new >= raw[low]) # the one falls, the other rises: a prefix
-        if stay: self.store(raw, low[:stay], new[:stay], alpha)
-        return low[:stay], order[:stay]
+        who = importance.argsort(kind="stable")[::-1] # the highest newcomer takes the lowest place
+        if len(who) > len(low): who = who[:len(low)]
+        new = importance[who]; stay = np.count_nonzero(new >= raw[low]) # the one falls, the other rises: a prefix
+        if stay < len(who): low, who, new = low[:stay], who[:stay], new[:stay]
+        self.store(raw, low, new, alpha)
+        return low, who
 
 # %% ../../nbs/stream/31_replay.ipynb #b7bb6693
 class FlatIndex(PriorityIndex):
@@ -257,7 +263,7 @@ def find(self:TreeIndex, u:np.ndarray)->np.ndarray: # (n,) points in [0, total) 
         if level is not self.sums[0]: child += row; u -= cum.take(child); u += part.take(child)
     return at
 
-# %% ../../nbs/stream/31_replay.ipynb #ae7e443c
+# %% ../../nbs/stream/31_replay.ipynb #772443c1
 class PrioritisedBuffer(Buffer):
     "Draws by priority, corrects by weights, and when full lets the lowest priority go."
     def __init__(self,
@@ -276,7 +282,7 @@ class PrioritisedBuffer(Buffer):
         self._make_index()
 
     @property
-    def beta(self)->float: return min(1., self.beta0 + (1 - self.beta0)*self.draws/self.beta_steps)
+    def beta(self)->float: return self.beta0 + (1 - self.beta0)*self.draws/self.beta_steps if self.draws < self.beta_steps else 1.
     @property
     def priority(self)->np.ndarray: return self.index.p # (capacity,) raised to alpha
 
@@ -297,7 +303,12 @@ def _survivors(self:PrioritisedBuffer, n:int)->np.ndarray: # as when it is full
     if self.evict == "reservoir": return np.sort(self.rng.permutation(self.size)[:n])
     return np.sort(np.argsort(-self.importance[:self.size], kind="stable")[:n]) if self.evict == "lowest" else FIFOBuffer._survivors(self, n)
 
-# %% ../../nbs/stream/31_replay.ipynb #4b7879b0
+# %% ../../nbs/stream/31_replay.ipynb #fb356633
+@patch
+def update(self:PrioritisedBuffer, slots:np.ndarray, importance:np.ndarray):
+    "New raw importances in [0, 1] after a step, and with them new priorities."
+    self.index.store(self.importance, slots, importance, self.alpha)
+
 @patch
 def _enter(self:PrioritisedBuffer, rows, importance):
     if self.evict != "lowest": return Buffer._enter(self, rows, importance)
@@ -307,12 +318,12 @@ def _enter(self:PrioritisedBuffer, rows, importance):
 @patch
 def _places(self:PrioritisedBuffer, rows, importance): return (ReservoirBuffer if self.evict == "reservoir" else FIFOBuffer)._places(self, rows, importance)
 
-# %% ../../nbs/stream/31_replay.ipynb #ad347c46
+# %% ../../nbs/stream/31_replay.ipynb #c33d2043
 @patch
 def sample(self:PrioritisedBuffer,
     n:int, # how many; one from each of n equal strata of the total priority
 )->tuple[np.ndarray, np.ndarray]: # (n,) slots, and (n,) weights (1/(N*P))**beta / their maximum
     "A prioritised batch and its importance-sampling weights."
     if not self.size: raise ValueError("cannot sample from an empty buffer; add samples first")
-    self.draws += 1
+    self.draws += 1 # beta rises
     return self.index.draw(self.rng.random(n), self.size, self.beta)

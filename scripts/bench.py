@@ -1,0 +1,26 @@
+"What `make bench` runs: each hot part against its peers in one process, as ratios; writes results/bench.json and ends with 1 where a limit is missed."
+from __future__ import annotations
+import importlib.util, json, os, sys
+from pathlib import Path
+
+for k in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"): os.environ[k] = "1" # one thread on both sides; before numpy is imported
+ROOT = Path(__file__).resolve().parent.parent
+PARTS = {"bench_replay": "replay_ratios", "bench_importance": "importance_ratios"}
+
+def rows(name:str, function:str)->list[dict]:
+    "The rows of one file of benchmarks."
+    spec = importlib.util.spec_from_file_location(name, ROOT/"tests"/f"{name}.py"); module = importlib.util.module_from_spec(spec); spec.loader.exec_module(module)
+    return getattr(module, function)()
+
+def main()->int:
+    from sage_repro.core.config import write_atomic
+    out = []
+    for name, function in PARTS.items():
+        for r in rows(name, function):
+            out.append({k: r.get(k) for k in ("id", "ratio", "limit", "low", "high", "status")})
+            show = lambda x: "" if x is None else f"{x:.3f}"
+            print(f"{r['id']:44} {show(r.get('ratio')):>7} [{show(r.get('low'))}, {show(r.get('high'))}]  limit {show(r.get('limit')) or 'none':>6}  {r['status']}", flush=True)
+    write_atomic(ROOT/"results"/"bench.json", json.dumps(out, indent=1) + "\n"); print("wrote results/bench.json")
+    return int(any(r["status"] == "miss" for r in out))
+
+if __name__ == "__main__": sys.exit(main())
