@@ -40,7 +40,7 @@ def started(*args, cache:Path):
 
 def same_state(a:Path, b:Path):
     "Weights, optimiser, buffer, memory, generators: everything but the clocks."
-    def tree(d): t = json.loads((d/"state.json").read_text()); costs = dict(t.pop("costs")["$k"]); costs.pop("seconds"); return t, costs
+    def tree(d): t = json.loads((d/"state.json").read_text()); costs, course = (dict(t.pop(k)["$k"]) for k in ("costs", "history")); costs.pop("seconds"); course.pop("seconds"); return t, costs, course
     assert (a/"state.safetensors").read_bytes() == (b/"state.safetensors").read_bytes(), "bit for bit"
     same = tree(a) == tree(b); assert same, "state differs" # pytest would diff megabytes
     assert (a/"tools.jsonl").read_bytes() == (b/"tools.jsonl").read_bytes()

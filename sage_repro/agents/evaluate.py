@@ -40,7 +40,7 @@ def ranks_of(rows:list[dict])->list[list[float]]:
     "Ranks as numbers again; None means not ranked."
     return [[np.inf if r is None else r for r in row["ranks"]] for row in rows]
 
-# %% ../../nbs/agents/45_evaluate.ipynb #6d814bb4
+# %% ../../nbs/agents/45_evaluate.ipynb #afebac08
 def run_summary(
     t:StreamTrainer, # trained
     m:Method, # what it is
@@ -56,8 +56,8 @@ def run_summary(
 
 def prequential(t:StreamTrainer)->float|None: # in [0, 1]; None where nothing was scored before training
     "Test-then-train accuracy over the stream."
-    n = sum(a for a, _ in t.prequential)
-    return sum(b for _, b in t.prequential)/n if n else None
+    n = t.history.total("scored")
+    return t.history.total("hits")/n if n else None
 
 # %% ../../nbs/agents/45_evaluate.ipynb #d0a5da41
 def with_curve(

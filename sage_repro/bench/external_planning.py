@@ -33,7 +33,7 @@ def rows_of(
     if isinstance(got, kind): return got
     raise DataError(path, None, f"a {kind.__name__}", f"a {type(got).__name__}", "use files of the same commit")
 
-# %% ../../nbs/bench/12c_external_planning.ipynb #99dce227
+# %% ../../nbs/bench/12c_external_planning.ipynb #ef882e1c
 def plan_of(
     path:str|Path, # for the message
     known:set[str], # ids of the library's tools
@@ -42,9 +42,10 @@ def plan_of(
     steps:list[dict], # tool_id, depends_on, why
     **kw, # further fields of the sample
 )->PlanningSample: # its group is the tool sequence, unless one is given
-    "A checked plan; raises `DataError` on a tool that the library lacks."
+    "A checked plan; raises `DataError` on a tool that the library, or the request's offer, lacks."
     for s in steps:
-        if s["tool_id"] not in known: raise DataError(path, None, "a tool of the library", repr(s["tool_id"]), "use files of the same commit", sample_id)
+        for there, what in ((known, "a tool of the library"), (kw.get("candidates") or known, "a tool that the request offers")):
+            if s["tool_id"] not in there: raise DataError(path, None, what, repr(s["tool_id"]), "use files of the same commit", sample_id)
     if isinstance(query, str): query = query.strip()
     return parse_record({"task": "planning", "sample_id": sample_id, "query": query, "gold": steps, "group": " > ".join(s["tool_id"] for s in steps), **kw}, path)
 
@@ -68,7 +69,7 @@ def json_schema(
     props = {k: {"type": json_type(entry(v).get("type")), "description": str(entry(v).get("description") or entry(v).get("desc") or "")} for k, v, _ in fields}
     return {"type": "object", "properties": props, "required": [k for k, _, must in fields if must]}
 
-# %% ../../nbs/bench/12c_external_planning.ipynb #c529ad47
+# %% ../../nbs/bench/12c_external_planning.ipynb #69645731
 _TEVAL = "https://github.com/open-compass/T-Eval"
 
 def load_teval(
@@ -76,9 +77,10 @@ def load_teval(
 )->Dataset: # 50 APIs, 553 plans
     "T-Eval's plans; raises `DataError` where the file is missing or changed."
     path = need(folder, "data/plan_json_v1.json", _TEVAL); rows = rows_of(path, dict)
-    tools, _ = pool_tools([c for r in rows.values() for c in _teval_cards(_teval_prompt(r, "system", path), path)])
+    cards = {k: list(_teval_cards(_teval_prompt(r, "system", path), path)) for k, r in rows.items()}
+    tools, _ = pool_tools([c for cs in cards.values() for c in cs])
     tools.sort(key=lambda t: t.name); known = {t.tool_id for t in tools}
-    samples = [plan_of(path, known, f"teval-{k}", _teval_prompt(r, "user", path), _teval_steps(r, path)) for k, r in rows.items()]
+    samples = [plan_of(path, known, f"teval-{k}", _teval_prompt(r, "user", path), _teval_steps(r, path), candidates=list(dict.fromkeys(name for name, _, _ in cards[k]))) for k, r in rows.items()]
     return Dataset("teval", tools, samples, (f"{len(samples):,} final FinishAction steps dropped",))
 
 # %% ../../nbs/bench/12c_external_planning.ipynb #eacc39a5

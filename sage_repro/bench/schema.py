@@ -91,7 +91,7 @@ class SelectionSample(_Sample):
     gold: tuple[str, ...] = Field(min_length=1)
     candidates: tuple[str, ...] | None = None # rank only these; None: the whole library
 
-# %% ../../nbs/bench/10_schema.ipynb #8bf958ed
+# %% ../../nbs/bench/10_schema.ipynb #dc5cd7b2
 class PlanStep(BaseModel):
     "One call of a plan; `depends_on` holds the positions (from 0) of the steps whose results it needs."
     model_config = ConfigDict(extra='allow', frozen=True)
@@ -103,6 +103,7 @@ class PlanningSample(_Sample):
     "Which tools, in which order? The steps form an acyclic graph."
     task: Literal["planning"] = "planning"
     gold: tuple[PlanStep, ...] = Field(min_length=1)
+    candidates: tuple[str, ...] | None = None # plan with these only; None: the whole library
 
     @field_validator("gold")
     @classmethod
@@ -271,13 +272,15 @@ def parse_record(
     s = _validated(SAMPLES[task], obj, path, line); _warn_unknown(s, path); _not_blank(s, ("sample_id", "query"), path, line)
     return s
 
-# %% ../../nbs/bench/10_schema.ipynb #7ec6e520
+# %% ../../nbs/bench/10_schema.ipynb #4fe80089
 def gold_ids(
     sample:Sample, # any sample
 )->tuple[str, ...]: # the tools it mentions, none for timing
     "The tool ids a sample refers to."
-    if isinstance(sample, SelectionSample): return (*sample.gold, *(sample.candidates or ()))
-    return tuple(s.tool_id for s in sample.gold) if isinstance(sample, PlanningSample) else ()
+    return () if isinstance(sample, TimingSample) else (*_gold_tools(sample), *(sample.candidates or ()))
+
+def _gold_tools(sample):
+    return sample.gold if isinstance(sample, SelectionSample) else tuple(s.tool_id for s in sample.gold)
 
 # %% ../../nbs/bench/10_schema.ipynb #1e68f710
 def iter_stream(
@@ -304,21 +307,23 @@ def _check_event(r, known, path, n):
     if r.event == "retire" and len(known) == 1: raise DataError(path, n, "a library that keeps a tool", f"the last one, {r.tool_id!r}, retired", "add another tool first", "tool.tool_id")
     known.add(r.tool_id) if r.event == "add" else known.discard(r.tool_id) if r.event == "retire" else None
 
-# %% ../../nbs/bench/10_schema.ipynb #64aaa92e
+# %% ../../nbs/bench/10_schema.ipynb #fd221450
 MAX_GOLD = 16 # acceptable tools of one sample
 
 def _check_sample(r, known, first, path, n):
     if r.sample_id in first: raise DataError(path, n, "a sample_id used once", f"{r.sample_id!r}, already on line {first[r.sample_id]}", "rename or remove one of them", "sample_id")
     first[r.sample_id] = n
+    if isinstance(r, TimingSample): return
+    gold, plan = _gold_tools(r), isinstance(r, PlanningSample)
     for g in gold_ids(r):
-        if known is not None and g not in known: raise DataError(path, n, "tool ids of the library", f"unknown tool {g!r}", "add the tool to the tools file, or correct the id", "gold" if not isinstance(r, SelectionSample) or g in r.gold else "candidates")
-    if not isinstance(r, SelectionSample): return
-    if len(r.gold) > MAX_GOLD: raise DataError(path, n, f"at most {MAX_GOLD} acceptable tools", str(len(r.gold)), "keep the best ones", "gold")
-    for f in ("gold", "candidates"):
-        v = getattr(r, f) or ()
+        if known is not None and g not in known: raise DataError(path, n, "tool ids of the library", f"unknown tool {g!r}", "add the tool to the tools file, or correct the id", "gold" if g in gold else "candidates")
+    if not plan and len(gold) > MAX_GOLD: raise DataError(path, n, f"at most {MAX_GOLD} acceptable tools", str(len(gold)), "keep the best ones", "gold")
+    for f, v in (("gold", () if plan else gold), ("candidates", r.candidates or ())): # a plan may call a tool twice
         if len(set(v)) < len(v): raise DataError(path, n, "each tool once", _short(list(v)), "remove the repetition", f)
-    if r.candidates is not None and not set(r.gold) & set(r.candidates):
-        raise DataError(path, n, "at least one gold tool among the candidates", _short(list(r.candidates)), "add the gold tool to the candidates", "candidates")
+    if r.candidates is None: return
+    lost = [g for g in gold if g not in r.candidates] # a choice needs one of its gold tools, a plan every step's
+    if lost if plan else len(lost) == len(gold):
+        raise DataError(path, n, "every tool of the plan among the candidates" if plan else "at least one gold tool among the candidates", _short(list(r.candidates)), f"add {lost[0]!r} to the candidates", "candidates")
 
 # %% ../../nbs/bench/10_schema.ipynb #39e96f32
 def load_samples(

@@ -106,7 +106,7 @@ def cmd_eval(a)->int:
     notes += [f"{e.id}: not run: {e.not_run}" for e in entries if e.not_run]
     return _write_eval(a.out, out, rows, samples, notes, tools)
 
-# %% ../../nbs/paper/64_cli.ipynb #e95bfdc1
+# %% ../../nbs/paper/64_cli.ipynb #34782b70
 def _evaluate(entries, model, tools, samples, train, seeds)->tuple[list[dict], list[str]]:
     "Prediction rows of every method, and what could not run."
     from sage_repro.agents.evaluate import predictions
@@ -118,7 +118,7 @@ def _evaluate(entries, model, tools, samples, train, seeds)->tuple[list[dict], l
     if need and not fit: _fail(f"{need[0]} learns from samples, but none were given; fix: pass --train S.jsonl, or train once with `sage-bench train` and pass --model DIR")
     rows = rank_rows(rankers, seeds, tools, fit, items, _backbone) if items else []
     if items and model: rows += predictions(Trained(_with_library(model[0], tools)), items, f"{model[1].id}", model[2]["seed"])
-    if model: rows += _judge(model, samples, notes)
+    if model: rows += _judge(model, samples, notes) + _plans(model, samples, notes)
     return rows + _other_tasks(entries, tools, samples, train), notes
 
 def _other_tasks(entries, tools, samples, train)->list[dict]:
@@ -174,7 +174,7 @@ def _limited(d, n:int, seed:int):
     keep = sorted(i for L in at.values() for i in (L if len(L) <= n else rng.choice(L, n, replace=False).tolist()))
     return replace(d, samples=[d.samples[i] for i in keep])
 
-# %% ../../nbs/paper/64_cli.ipynb #bcdf07c9
+# %% ../../nbs/paper/64_cli.ipynb #329767fa
 def _with_library(t, tools):
     "Bring the model's library to the given tools."
     from sage_repro.bench.schema import LibraryEvent
@@ -193,6 +193,15 @@ def _judge(model, samples, notes)->list[dict]:
     if not t.timing_seen: notes.append("timing: not run: the model saw no timing samples"); return []
     p = t.timing(t.batch(items).x)
     return [{"sample_id": s.sample_id, "task": "timing", "method": m.id, "seed": meta["seed"], "prediction": bool(x > .5), "scores": float(x)} for s, x in zip(items, p)]
+
+def _plans(model, samples, notes)->list[dict]:
+    "Plans of a model that learned to plan."
+    from sage_repro.bench.schema import query_text
+    t, m, meta = model; items = [s for s in samples if s.task == "planning"]
+    if not items: return []
+    if not t.plans_seen: notes.append("planning: not run: the model learned from no plans" + ("" if t.network.decoder is not None else f" ({m.id} has no planning head; SAGE_full has)")); return []
+    plans = t.plan([query_text(s) for s in items])
+    return [{"sample_id": s.sample_id, "task": "planning", "method": m.id, "seed": meta["seed"], "prediction": [{"tool_id": p.tool_id, "depends_on": list(p.depends_on)} for p in plan]} for s, plan in zip(items, plans)]
 
 # %% ../../nbs/paper/64_cli.ipynb #e942ce30
 def _write_eval(name:str, out:Path, rows:list[dict], samples:list, notes:list[str], tools=())->int:
@@ -250,15 +259,16 @@ def _order(a, stream:list)->list:
     if any(hasattr(r, "event") for r in stream): _fail(f"{a.stream}: expected samples only with --shuffle, got library events; fix: leave --shuffle out")
     return [stream[i] for i in np.random.default_rng([a.seed, 1]).permutation(len(stream))]
 
-# %% ../../nbs/paper/64_cli.ipynb #d85fbd56
+# %% ../../nbs/paper/64_cli.ipynb #9684cd81
 def _train(a, m, tools, stream, dev, backbone, out)->int:
     from sage_repro.agents.evaluate import run_summary
     from sage_repro.core.config import sha256
     from sage_repro.core.record import environment, source_state
     from sage_repro.stream.checkpoint import save_model
+    from sage_repro.stream.methods import stream_length
     stream = _order(a, stream); t0 = time.perf_counter(); tuned = None
     if dev: m, tuned = _choose_lr(m, tools, stream, dev, backbone, a.seed)
-    tuning = time.perf_counter() - t0; t0 = time.perf_counter(); n = sum(getattr(r, "task", "") == "selection" for r in stream)
+    tuning = time.perf_counter() - t0; t0 = time.perf_counter(); n = stream_length(m, stream)
     t, earlier = _fit(a, m, tools, stream, backbone, out)
     record = run_summary(t, m, a.seed, time.perf_counter() - t0 + earlier)
     record |= {"tuning_seconds": round(tuning, 2), "tuned_on_dev": tuned, "digests": {"tools": sha256(a.tools), "stream": sha256(a.stream), "dev": sha256(a.dev) if a.dev else None, "backbone": backbone.digest},
@@ -266,7 +276,7 @@ def _train(a, m, tools, stream, dev, backbone, out)->int:
     save_model(out, t, m, a.seed, n, record); _drop_checkpoint(out)
     s = record["seconds"]
     print(f"{m.id}: {record['n_stream']} samples, gradient visits {100*record['visit_share']:.1f} % of the stream ({record['distinct_trained']} distinct, {record['replayed']} replayed), {record['wall_seconds']:.1f} s (" + ", ".join(f"{k} {v:.1f}" for k, v in s.items()) + ")")
-    for k, v in t.skipped.items(): print(f"{v} {k} samples: not trained: this version trains selection and timing", file=sys.stderr)
+    for k, v in t.skipped.items(): print(f"{v} {k} samples: not trained: {m.id} has no planning head; SAGE_full has one", file=sys.stderr)
     print(f"wrote {a.out}")
     return 0
 
@@ -295,14 +305,14 @@ def _drop_checkpoint(out:Path):
     ck = _checkpoint(out)
     for p in (ck, *out.parent.glob(f".{ck.name}.*")): shutil.rmtree(p, ignore_errors=True)
 
-# %% ../../nbs/paper/64_cli.ipynb #da800769
+# %% ../../nbs/paper/64_cli.ipynb #7dc51bfc
 def _fit(a, m, tools, stream, backbone, out):
     "Train, from a checkpoint where there is one; returns the trainer and the seconds spent before."
     from sage_repro.stream.checkpoint import save_model
-    from sage_repro.stream.methods import build, train
+    from sage_repro.stream.methods import build, stream_length, train
     bar, tick = _quiet_progress(len(stream)*m.epochs, m.id)
     if m.epochs > 1 or m.coreset or not a.checkpoint_every: return train(m, tools, stream, backbone, a.seed, tick), 0.
-    n = sum(getattr(r, "task", "") == "selection" for r in stream); ident = _identity(a, m, stream); ck = _checkpoint(out); t, spent = None, 0.
+    n = stream_length(m, stream); ident = _identity(a, m, stream); ck = _checkpoint(out); t, spent = None, 0.
     if old := _record(ck):
         if old.get("identity") != ident: _fail(f"{ck}: expected the checkpoint of this command, got one of another; fix: finish that one, or remove the folder")
         t, _, _ = _load_model(ck, backbone); spent = old["seconds"]; print(f"going on at record {t.position} of {len(stream)}", file=sys.stderr)

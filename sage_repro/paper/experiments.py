@@ -18,10 +18,10 @@ __all__ = ['TUNE_GRID', 'TABLE2_METHODS', 'PAIRS', 'TABLE4_METHODS', 'SAME_AS', 
            'run_selection', 'compare_pairs', 'choose_rate', 'tune_one', 'table4_generalization', 'digits_anchor',
            'tune_selection']
 
-# %% ../../nbs/paper/59_experiments.ipynb #26b1e842
+# %% ../../nbs/paper/59_experiments.ipynb #65ecd3a9
 TUNE_GRID = (3e-4, 1e-3, 3e-3) # learning rates, the same for every method
 TABLE2_METHODS = ("chance", "memoriser", "selector.keyword", "selector.embedding", "selector.hybrid", "A_baseline", "one_pass", "coreset_static", "random", "random_equal_time", "basic_continual",
-                  "SAGE_ssis_only", "SAGE_full", "SAGE_full+no_residual", "SAGE_literal", "SAGE_plus", "SAGE_plus_margin", "SAGE_plus_kept", "SAGE_plus_no_memory", "SAGE_plus+no_residual", "SFT_memory", "memory_only")
+                  "SAGE_ssis_only", "SAGE_full", "SAGE_full+no_residual", "SAGE_literal", "SAGE_plus", "SAGE_plus_margin", "SAGE_plus_kept", "SAGE_plus_no_memory", "SAGE_plus+no_residual", "SAGE_voices", "SFT_memory", "SFT_voices", "memory_only", "voices_only")
 _CHANGES = {"no_residual": {"residual": False}, "no_fusion": {"fusion": False}}
 
 def find(
@@ -182,8 +182,8 @@ def tune_one(m, data:dict, dev:list, backbone, cache:Path, progress=None): # the
     mrr = score_matrix(run_matrix(todo, (0,), data["tools"], data["train"], {"dev": dev}, backbone, cache, progress), "dev", "mrr")
     return replace(m, lr=choose_rate({lr: float(mrr[f"{m.id}@{lr:g}"].mean()) for lr in TUNE_GRID}))
 
-# %% ../../nbs/paper/59_experiments.ipynb #f30b67e6
-TABLE4_METHODS = ("chance", "memoriser", "selector.keyword", "selector.embedding", "selector.hybrid", "A_baseline", "one_pass", "random", "random_equal_time", "SAGE_full", "SAGE_plus", "SAGE_plus_margin", "SAGE_plus_kept", "SAGE_plus_no_memory", "SFT_memory", "memory_only")
+# %% ../../nbs/paper/59_experiments.ipynb #1693df40
+TABLE4_METHODS = ("chance", "memoriser", "selector.keyword", "selector.embedding", "selector.hybrid", "A_baseline", "one_pass", "random", "random_equal_time", "SAGE_full", "SAGE_plus", "SAGE_plus_margin", "SAGE_plus_kept", "SAGE_plus_no_memory", "SAGE_voices", "SFT_memory", "SFT_voices", "memory_only", "voices_only")
 
 def table4_generalization(
     metatool_dir:str, # a checkout of the MetaTool repository

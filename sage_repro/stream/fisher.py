@@ -56,14 +56,14 @@ def pull(
     for s, g in _per_sample(x, delta): out[s] = g.square_().flatten(1) @ k.flatten()
     return out
 
-# %% ../../nbs/stream/30c_fisher.ipynb #ce3d020d
+# %% ../../nbs/stream/30c_fisher.ipynb #d8c3ddda
 class Fisher:
     "Running diagonal Fisher of the trainable linear layers of a model, and its slow anchor."
     def __init__(self,
         model:torch.nn.Module, # watched through hooks; `close` removes them
         decay:float=.99, # a step; our choice: paper silent
         anchor_decay:float=.99, # a step; our choice: paper silent
-        anchor_every:int=10, # steps between moves of the anchor, each by anchor_decay**anchor_every; 1: every step, which costs a sweep over the weights
+        anchor_every:int=20, # steps between moves of the anchor, each by anchor_decay**anchor_every; 1: every step, which costs a sweep over the weights
     ):
         self.layers = linears(model); self.decay, self.anchor_decay, self.anchor_every, self.steps = decay, anchor_decay, anchor_every, 0
         self.params = {_key(n, k): p for n, m in self.layers.items() for k, p in m.named_parameters(recurse=False) if p.requires_grad}
@@ -156,16 +156,26 @@ class SampledFisher(EmpiricalFisher):
         if not done: raise ValueError("no labels were drawn; call what watch() yields with the logits")
         self.steps += 1
 
-# %% ../../nbs/stream/30c_fisher.ipynb #87d99234
+# %% ../../nbs/stream/30c_fisher.ipynb #15216769
 class BatchMeanFisher(Fisher):
-    "Square of the gradient of the batch's mean loss, averaged over batches, no half: what the draft computes; not the Fisher."
+    "Square of the gradient of the batch's mean loss, averaged over every k-th batch, no half: what the draft computes, with k = 1; not the Fisher."
+    def __init__(self, model:torch.nn.Module, # as of `Fisher`
+        *args,
+        every:int=4, # steps from one that is learnt from to the next, the first included; our choice: paper silent
+        **kw,
+    ):
+        if every < 1: raise ValueError(f"every must be at least 1, got {every}; 1 learns from each step")
+        super().__init__(model, *args, **kw); self.every, self.watched = every, 0
+
     @contextmanager
     def watch(self):
-        "Learn from the gradients that the backward pass inside leaves; they must have been cleared before it."
+        "In a step whose turn it is, learn from the gradients that the backward pass inside leaves; they must have been cleared before it."
         yield self
+        self.watched += 1
+        if (self.watched - 1) % self.every: return
         got = {k: p.grad for k, p in self.params.items()}
         if missing := [k for k, g in got.items() if g is None]: raise ValueError(f"every watched parameter must have a gradient, got none for {missing[:3]}; run backward inside watch()")
-        self._start(); keep, weight = self._rates(); g = list(got.values()); self.steps += 1; self.scale *= keep or 1.
+        self._start(); keep = self.decay**self.every if self.steps else 0.; weight = 1 - keep; g = list(got.values()); self.steps += 1; self.scale *= keep or 1.
         if self.scale < 1e-3: torch._foreach_mul_(list(self.raw.values()), self.scale); self.scale = 1.
         torch._foreach_addcmul_(list(self.raw.values()), g, g, value=weight/self.scale) # one sweep: what decays is a number
 

@@ -15,7 +15,7 @@ from scipy.special import ndtr
 __all__ = ['Signals', 'Scorer', 'OnlineNormaliser', 'Window', 'FisherTracker', 'SSIS', 'SignalScorer', 'RandomScorer', 'AdmitAll',
            'MeanGate', 'QuantileGate']
 
-# %% ../../nbs/stream/30_importance.ipynb #43137b15
+# %% ../../nbs/stream/30_importance.ipynb #b536dc95
 @dataclass(frozen=True)
 class Signals:
     "What one scoring pass knows about a batch of arriving samples."
@@ -24,6 +24,7 @@ class Signals:
     margin: np.ndarray # (b,) in [0, 1], 1: the two best are tied
     embedding: np.ndarray # (b, d) unit vectors of the frozen or current encoder
     risk: np.ndarray | None = None # (b,) forgetting risk, at least 0; see `FisherTracker`
+    label: np.ndarray | None = None # (b, g) rows of the acceptable tools, -1 for none; for scorers that compare with a model of their own
 
     def __len__(self)->int: return len(self.loss)
 
@@ -74,15 +75,16 @@ class Window:
         self.data[(self.count + np.arange(len(x)))[-self.size:] % self.size] = x[-self.size:]
         self.count += len(x)
 
-# %% ../../nbs/stream/30_importance.ipynb #974e856b
+# %% ../../nbs/stream/30_importance.ipynb #688a4b26
 class FisherTracker:
     "Empirical diagonal Fisher of one linear map, its slow anchor, and the forgetting risk of samples."
-    def __init__(self, decay:float=.99, anchor_decay:float=.99): # a step; our choice: paper silent
-        self.decay, self.anchor_decay, self.fisher, self.anchor = decay, anchor_decay, None, None
+    def __init__(self, decay:float=.99, anchor_decay:float=.99, estimator:str="exact"): # a step; our choice: paper silent. exact: mean of the samples' squared gradients; batch_mean: square of the batch's mean gradient, the draft's
+        if estimator not in ("exact", "batch_mean"): raise ValueError(f"estimator must be exact or batch_mean, got {estimator!r}")
+        self.decay, self.anchor_decay, self.estimator, self.fisher, self.anchor = decay, anchor_decay, estimator, None, None
 
     def update(self, delta:np.ndarray, x:np.ndarray, weight:np.ndarray):
         "delta, x: (b, d) per-sample gradients at the output and inputs; weight: (d, d) after the step."
-        f = (delta**2).T @ (x**2) / len(x)
+        f = (delta**2).T @ (x**2) / len(x) if self.estimator == "exact" else (delta.T @ x / len(x))**2
         if self.fisher is None: self.fisher, self.anchor = f, weight.copy(); return
         self.fisher += (1 - self.decay) * (f - self.fisher)
         self.anchor += (1 - self.anchor_decay) * (weight - self.anchor)
@@ -92,7 +94,7 @@ class FisherTracker:
         if self.fisher is None: return np.zeros(len(x))
         return ((delta**2) @ (self.fisher * (weight - self.anchor)**2) * (x**2)).sum(1)
 
-# %% ../../nbs/stream/30_importance.ipynb #35a83549
+# %% ../../nbs/stream/30_importance.ipynb #11cd91ab
 class SSIS:
     "alpha*U + beta*D + gamma*F, each term in [0, 1] online."
     def __init__(self,
@@ -100,12 +102,12 @@ class SSIS:
         beta:float=.3, # paper 3.1: weight of the diversity
         gamma:float=.3, # paper 3.1: weight of the forgetting risk
         uncertainty:str="loss", # loss (the paper's), entropy or margin
-        window:int=512, # samples D looks back on; our choice: paper silent
+        window=512, # samples D looks back on (our choice: paper silent), or a window of stream.diversity: exact, hashed, inverted, faiss
     ):
         if uncertainty not in ("loss", "entropy", "margin"): raise ValueError(f"uncertainty must be loss, entropy or margin, got {uncertainty!r}")
         if min(alpha, beta, gamma) < 0 or not alpha + beta + gamma > 0: raise ValueError(f"weights must be at least 0 and not all 0, got {alpha}, {beta}, {gamma}")
         total = alpha + beta + gamma
-        self.weights, self.uncertainty, self.window = (alpha/total, beta/total, gamma/total), uncertainty, Window(window)
+        self.weights, self.uncertainty, self.window = (alpha/total, beta/total, gamma/total), uncertainty, Window(window) if isinstance(window, int) else window
         self.norm = {k: OnlineNormaliser() for k in ("u", "d", "f")}
         self.needs = frozenset([uncertainty] + ["embedding"]*(beta > 0) + ["risk"]*(gamma > 0))
 
