@@ -20,9 +20,9 @@ class Planner(Protocol):
     "Anything that turns requests into steps."
     def plan(self, samples:Sequence[PlanningSample])->list[list[PlanStep]]: ... # the gold of a sample is not read
 
-# %% ../../nbs/agents/42_planning.ipynb #c90a7445
+# %% ../../nbs/agents/42_planning.ipynb #9a12d325
 class Copy:
-    "`planner.copy`: the plan of the most similar training request, by TF-IDF words."
+    "`planner.copy`: the plan of the most similar training request, by TF-IDF words; ignores candidates."
     def __init__(self, train:Sequence[PlanningSample]):
         if not train: raise ValueError("planner.copy needs planning samples to copy from; pass --train")
         self.train = list(train); self.m, self.idf = tfidf(count_words([query_text(s) for s in self.train]))
@@ -31,27 +31,35 @@ class Copy:
         sim = (tfidf(count_words([query_text(s) for s in samples]), self.idf)[0] @ self.m.T).toarray()
         return [list(self.train[i].gold) for i in sim.argmax(1)]
 
-# %% ../../nbs/agents/42_planning.ipynb #96e03657
+# %% ../../nbs/agents/42_planning.ipynb #25287b32
 class Greedy:
     "`planner.simple`: one tool for each piece of the request, chained."
     def __init__(self, selector:Selector, most:int=8): self.selector, self.most = selector, most
 
     def plan(self, samples):
         parts = [pieces(s.query, self.most) for s in samples]
-        asked = [SelectionSample(sample_id=f"{s.sample_id}#{i}", query=p, gold=("?",)) for s, ps in zip(samples, parts) for i, p in enumerate(ps)]
-        best = iter([r[0] for r in rank_all(self.selector.ids, self.selector.scores(asked), asked)])
+        asked = [SelectionSample(sample_id=f"{s.sample_id}#{i}", query=p, gold=("?",), candidates=s.candidates) for s, ps in zip(samples, parts) for i, p in enumerate(ps)]
+        ranks = rank_all(self.selector.ids, self.selector.scores(asked), asked) if asked else []; bare = next((s for s, r in zip(asked, ranks) if not r), None)
+        if bare is not None: raise ValueError(f"candidates must hold a tool of the library, got {list(bare.candidates)} in sample {bare.sample_id.rsplit('#', 1)[0]!r}; correct them, or set them to None")
+        best = iter([r[0] for r in ranks])
         return [[PlanStep(tool_id=t, depends_on=(i-1,) if i else ()) for i, t in enumerate(dict.fromkeys(next(best) for _ in ps))] for ps in parts]
 
-# %% ../../nbs/agents/42_planning.ipynb #c941e6c9
-PLANNERS = {"planner.copy": "Copy of the nearest plan", "planner.simple": "Greedy (cut and rank)"}
+# %% ../../nbs/agents/42_planning.ipynb #65f806bd
+PLANNERS = {"planner.copy": "Copy of the nearest plan", "planner.simple": "Greedy (cut and rank)", "model.planner": "Pointer planner"}
 
 def build_planner(
     name:str, # a key of PLANNERS
     tools:list[Tool], # the library
-    backbone=None, # for the selector behind planner.simple
+    backbone=None, # for planner.simple and model.planner; the latter takes the embedded default, frozen, for None
     train:Sequence[PlanningSample]=(), # for those that learn
+    seed:int=0, # of model.planner
 )->Planner:
-    "Make a planner; raises `ValueError` on an unknown name."
+    "Make a planner, trained where it learns; raises `ValueError` on an unknown name."
     if name == "planner.copy": return Copy(train)
     if name == "planner.simple": return Greedy(build_selector("selector.hybrid", tools, backbone))
+    if name == "model.planner":
+        from sage_repro.model.backbone import load_backbone
+        from sage_repro.model.planner import train_planner
+        if not train: raise ValueError("model.planner learns from planning samples, but none were given; pass --train")
+        return train_planner(train, tools, backbone or load_backbone(), seed)
     raise ValueError(f"planner must be one of {sorted(PLANNERS)}, got {name!r}")

@@ -97,7 +97,7 @@ def folds(
     where = np.array([at[g] for g in keys])
     return [np.flatnonzero(where == f) for f in range(k)]
 
-# %% ../../nbs/agents/45b_score.ipynb #842d647e
+# %% ../../nbs/agents/45b_score.ipynb #1052e2ec
 def _by_folds(name, d, task, seed, ask)->list[dict]:
     "Rows of a method that learns, each sample asked by what was trained on the other folds."
     S = d.only(task).samples; parts = folds(S, seed)
@@ -125,8 +125,8 @@ def score_dataset(
     for e in entries:
         if e.not_run: notes.append(f"{e.id}: not run: {e.not_run}")
         elif e.task != "selection" and e.task not in have: notes.append(f"{e.id}: not run: {d.name} has no {e.task} samples")
-        elif e.task == "planning" and e.id == "planner.copy": rows += _by_folds(e.id, d, "planning", seeds[0], lambda tr, te: plan_rows(e.id, build_planner(e.id, d.tools, train=tr), te))
+        elif e.task == "planning" and e.id != "planner.simple": rows += _by_folds(e.id, d, "planning", seeds[0], lambda tr, te: plan_rows(e.id, build_planner(e.id, d.tools, backbone("frozen", seeds[0]) if e.id == "model.planner" else None, tr), te))
         elif e.task == "planning": rows += plan_rows(e.id, build_planner(e.id, d.tools, backbone("frozen", seeds[0])), d.only("planning").samples)
-        elif e.task == "timing": rows += _by_folds(e.id, d, "timing", seeds[0], lambda tr, te: timing_rows(e.id, build_judge(e.id, tr, backbone("frozen", seeds[0]) if e.id == "timing.embedding" else None).probability(te), te))
+        elif e.task == "timing": rows += _by_folds(e.id, d, "timing", seeds[0], lambda tr, te: timing_rows(e.id, build_judge(e.id, tr, backbone("frozen", seeds[0]) if e.id in ("timing.embedding", "model.timing") else None).probability(te), te))
         elif e in learn and not ask or e in still and not ask and not plans: notes.append(f"{e.id}: not run: {d.name} has no selection samples")
     return rows, notes

@@ -18,7 +18,7 @@ from .backbone import Backbone
 
 # %% auto #0
 __all__ = ['PlannerConfig', 'read_requests', 'Transitions', 'NearPlans', 'PlanDecoder', 'beam_search', 'plan_targets', 'splice',
-           'PointerPlanner', 'bucket_batches', 'train_planner']
+           'PointerPlanner', 'bucket_batches', 'offers', 'train_planner']
 
 # %% ../../nbs/model/24_planner.ipynb #7a52e8cb
 @dataclass(frozen=True, kw_only=True)
@@ -333,28 +333,42 @@ def _train(self:PointerPlanner, net, x, mask, gold, priors, rng):
             opt.zero_grad(); loss.backward(); nn.utils.clip_grad_norm_(net.parameters(), 1.); opt.step(); plan.step()
     return net.eval()
 
-# %% ../../nbs/model/24_planner.ipynb #916fd330
+# %% ../../nbs/model/24_planner.ipynb #307cea77
+def offers(
+    samples:Sequence[PlanningSample], # requests; their gold is not read
+    ids:Sequence[str], # tools by row
+    gone:Sequence[str]=(), # those that the library no longer has
+)->torch.Tensor: # (m, n) True where a request may be planned with a tool
+    "What each request offers, of what is there; raises `ValueError` where that is nothing."
+    live = set(ids) - set(gone); among = [live if s.candidates is None else live & set(s.candidates) for s in samples]
+    bare = next((s for s, a in zip(samples, among) if not a), None)
+    if bare is not None: raise ValueError(f"candidates must hold a tool of the library, got {list(bare.candidates)} in sample {bare.sample_id!r}; correct them, or plan with offered=False")
+    return torch.tensor([[t in a for t in ids] for a in among])
+
+# %% ../../nbs/model/24_planner.ipynb #0591c8e8
 @patch
-def _score(self:PointerPlanner, x, mask, near, own, plans): # log-probabilities of the next tool of each open plan
+def _score(self:PointerPlanner, x, mask, near, own, plans, among=None): # log-probabilities of the next tool of each open plan; among: of `offers`, None: the whole library
     n, o = len(self.ids), torch.tensor(own); last = torch.tensor([[n, *p] for p in plans])
     follow = torch.from_numpy(self.follow.log_prob(last[:, -1].numpy())).float()[:, None] if self.cfg.transition else None
     copy = torch.from_numpy(np.stack([self.near.log_prob(near[i], p) for i, p in zip(own, plans)])).float()[:, None] if self.cfg.copy else None
-    out = 0.
+    out, shut = 0., torch.zeros(len(own), n + 1, dtype=torch.bool); shut[:, self.dead] = True
+    if among is not None: shut[:, :n] |= ~among[o]
     for net in self.nets:
         read, point = net.tools(self.T); s, memory = net.states(x[o], mask[o], read, last)
-        out = out + net.logits(s[:, -1:], memory, x[o], mask[o], self.T, point, (copy, follow))[:, 0].index_fill(1, torch.tensor(self.dead, dtype=torch.long), -torch.inf).log_softmax(1)
+        out = out + net.logits(s[:, -1:], memory, x[o], mask[o], self.T, point, (copy, follow))[:, 0].masked_fill(shut, -torch.inf).log_softmax(1)
     return out / len(self.nets)
 
 @patch
 @torch.no_grad()
 def plan(self:PointerPlanner,
     samples:Sequence[PlanningSample], # requests; their gold is not read
+    offered:bool=True, # obey the candidates of a request that has some; False: plan with the whole library
 )->list[list[PlanStep]]: # one plan each, never empty
     "The best plan of a beam search, with the dependencies of its steps."
     if not self.nets: raise ValueError("the planner must be trained before it plans; call fit(samples, vectors, rng)")
     if not samples: return []
-    x, mask = read_requests(samples, self.encode, self.cfg.cuts); near = [self.near.neighbours(q) for q in x[:, 0].numpy()]
-    plans = beam_search(lambda own, ps: self._score(x, mask, near, own, ps), len(samples), self.cfg); n, L = len(self.ids), max(map(len, plans))
+    among = offers(samples, self.ids, self.gone) if offered else None; x, mask = read_requests(samples, self.encode, self.cfg.cuts); near = [self.near.neighbours(q) for q in x[:, 0].numpy()]
+    plans = beam_search(lambda own, ps: self._score(x, mask, near, own, ps, among), len(samples), self.cfg); n, L = len(self.ids), max(map(len, plans))
     chosen = torch.tensor([[*p, *[n]*(L - len(p))] for p in plans]); last = torch.cat([torch.full((len(plans), 1), n), chosen[:, :-1]], 1)
     reads = [(net, net.tools(self.T)[0]) for net in self.nets]
     e = sum(net.edges(net.states(x, mask, r, last)[0], r, chosen).sigmoid() for net, r in reads) / len(self.nets)

@@ -15,14 +15,14 @@ from ..core.record import Metric, Record, environment, peak_memory_mb, source_st
 from ..stream import tasks as _ # gives the trainer its three tasks
 
 # %% auto #0
-__all__ = ['ARMS', 'COMPARED', 'JointConfig', 'arm_trainer', 'run_arm', 'ask_task', 'scores', 'joint_data', 'whole_sequence',
-           'beside', 'joint_tasks', 'interval', 'differences', 'joint_frame']
+__all__ = ['ARMS', 'COMPARED', 'JointConfig', 'arm_trainer', 'run_arm', 'ask_task', 'as_rows', 'scores', 'joint_data',
+           'whole_sequence', 'beside', 'joint_tasks', 'interval', 'differences', 'joint_frame']
 
-# %% ../../nbs/paper/59c_joint.ipynb #466b959b
+# %% ../../nbs/paper/59c_joint.ipynb #56ba4fa9
 @dataclass(frozen=True, kw_only=True)
 class JointConfig:
     "What all arms share; unknown keys are refused."
-    steps: int = 800 # gradient steps; each takes one batch of every task
+    steps: int = 500 # gradient steps; each takes one batch of every task
     batch: int = 32 # samples of a task in a step
     lr: float = 1e-3 # of all but the planner, which has its own
     adapter: int = 64 # width of each task's bottleneck
@@ -43,11 +43,11 @@ def arm_trainer(
     from sage_repro.model.planner import PlannerConfig
     from sage_repro.stream.trainer import StreamTrainer, TrainerConfig
     pairs, balance = ARMS[arm]
-    net = DecisionNetwork(NetworkConfig(dim=backbone.dim, heads=8, pairs=WIRINGS[pairs] if pairs else (), adapter=cfg.adapter, planner=PlannerConfig(members=1, dropout=cfg.dropout)), len(tools), torch.Generator().manual_seed(seed))
+    net = DecisionNetwork(NetworkConfig(dim=backbone.dim, heads=8, pairs=WIRINGS[pairs] if pairs else (), adapter=cfg.adapter, planner=PlannerConfig(members=1, dropout=cfg.dropout, cuts=16)), len(tools), torch.Generator().manual_seed(seed))
     run = TrainerConfig(lr=cfg.lr, batch=cfg.batch, expected_steps=cfg.steps, balance=balance)
     return StreamTrainer(net, ToolLibrary(tools, backbone.encode), backbone, run, rng=np.random.default_rng([seed, 5]))
 
-# %% ../../nbs/paper/59c_joint.ipynb #5583c3d2
+# %% ../../nbs/paper/59c_joint.ipynb #5ebdbc62
 def run_arm(
     arm:str, tools:list, train:list, test:list, # train and test: samples of the three tasks
     backbone, seed:int, cfg:JointConfig,
@@ -72,10 +72,14 @@ def ask_task(t, task:str, items:list, arm:str, seed:int)->list[dict]: # one row 
     if not items: return []
     if task == "selection": return predictions(Trained(t), items, arm, seed)
     if task == "timing": return timing_rows(arm, t.timing(t.batch(items).x), items, seed)
-    plans = t.plan([query_text(s) for s in items])
-    return [{"sample_id": s.sample_id, "task": "planning", "method": arm, "seed": seed, "prediction": [{"tool_id": p.tool_id, "depends_on": list(p.depends_on)} for p in plan]} for s, plan in zip(items, plans)]
+    texts = [query_text(s) for s in items]
+    rows = as_rows(items, t.plan(texts), arm, seed)
+    return rows + as_rows(items, t.plan(texts, [s.candidates for s in items]), arm, seed, offered=True) if all(s.candidates for s in items) else rows
 
-# %% ../../nbs/paper/59c_joint.ipynb #c683938e
+def as_rows(items, plans, method, seed, **more)->list[dict]:
+    return [{"sample_id": s.sample_id, "task": "planning", "method": method, "seed": seed, **more, "prediction": [{"tool_id": p.tool_id, "depends_on": list(p.depends_on)} for p in plan]} for s, plan in zip(items, plans)]
+
+# %% ../../nbs/paper/59c_joint.ipynb #b4d30132
 def scores(
     rows:list[dict], # of one unit
     train:list, test:list, # the samples
@@ -87,11 +91,12 @@ def scores(
     by = lambda task: [r for r in rows if r["task"] == task]
     if by("selection"): out |= {f"selection / all / {k}": v for k, v in selection_metrics([[np.inf if x is None else x for x in r["ranks"]] for r in by("selection")]).items() if k in ("top1", "top5")}
     if by("timing"): out["timing / all / accuracy"] = np.array([r["prediction"] == gold[r["sample_id"]].gold for r in by("timing")], float)
-    if ps := by("planning"):
+    for name, ps in (("", [r for r in by("planning") if not r.get("offered")]), ("offered, ", [r for r in by("planning") if r.get("offered")])):
+        if not ps: continue
         m = planning_metrics([[PlanStep.model_construct(tool_id=p["tool_id"], depends_on=tuple(p["depends_on"])) for p in r["prediction"]] for r in ps], [gold[r["sample_id"]].gold for r in ps])
         old = np.array([tuple(p.tool_id for p in gold[r["sample_id"]].gold) in seen for r in ps])
         for group, at in (("all", np.ones(len(ps), bool)), ("unseen", ~old), ("seen", old)):
-            if at.any(): out |= {f"planning / {group} / {k}": m[k][at] for k in ("success", "sequence_match", "step_accuracy_edit", "dependency_f1")}
+            if at.any(): out |= {f"planning / {name}{group} / {k}": m[k][at] for k in ("success", "sequence_match", "step_accuracy_edit", "dependency_f1")}
     return out
 
 # %% ../../nbs/paper/59c_joint.ipynb #a6c96b7c
@@ -116,7 +121,7 @@ def joint_data(
     cut = lambda xs, p: [s for s in xs if s.task != "selection"] + [s for s in xs if s.task == "selection"][:most if p == "train" else 500]
     return tools, {p: cut([s for part in parts for s in part[p]], p) for p in ("train", "dev", "test")}
 
-# %% ../../nbs/paper/59c_joint.ipynb #4bd2bb02
+# %% ../../nbs/paper/59c_joint.ipynb #0d0e3c08
 def whole_sequence(train:list, test:list, backbone, seed:int)->list[dict]: # rows of plans
     "`sequence as a class`: logistic regression from the request's vector to one of the training plans; cannot plan what it has not seen."
     from sklearn.linear_model import LogisticRegression
@@ -136,7 +141,11 @@ def beside(train, test, tools, backbone, seed)->list[dict]: # units of what is n
     from sage_repro.agents.timing import build_judge
     of = lambda xs, k: [s for s in xs if s.task == k]; out = []
     if of(test, "planning"): out += [plan_rows("planner.copy", build_planner("planner.copy", tools, train=of(train, "planning")), of(test, "planning"), seed), whole_sequence(train, test, backbone, seed)]
-    if of(test, "timing"): out += [timing_rows(j, build_judge(j, of(train, "timing"), backbone).probability(of(test, "timing")), of(test, "timing"), seed) for j in ("timing.majority", "timing.words", "timing.embedding")]
+    if of(train, "planning") and of(test, "planning"):
+        from sage_repro.model.planner import train_planner
+        p, items = train_planner(of(train, "planning"), tools, backbone, seed), of(test, "planning"); rows = as_rows(items, p.plan(items, offered=False), "model.planner", seed)
+        out.append(rows + as_rows(items, p.plan(items), "model.planner", seed, offered=True) if all(s.candidates for s in items) else rows)
+    if of(test, "timing"): out += [timing_rows(j, build_judge(j, of(train, "timing"), backbone).probability(of(test, "timing")), of(test, "timing"), seed) for j in ("timing.majority", "timing.words", "timing.embedding", "model.timing")]
     return [{"run": {"method": r[0]["method"], "seed": seed}, "predictions": r} for r in out if r]
 
 # %% ../../nbs/paper/59c_joint.ipynb #3cd6228b
@@ -204,8 +213,8 @@ def differences(
             out.append({"dataset": name, "a": a, "b": b, "metric": key, "diff": mean, "low": low, "high": high, "n": n})
     return out
 
-# %% ../../nbs/paper/59c_joint.ipynb #97d16958
-_SHOWN = (("timing", "", "accuracy", "timing acc."), ("selection", "", "top1", "selection top-1"), ("planning", "", "sequence_match", "plans, all"), ("planning", ", seen", "sequence_match", "plans, seen"), ("planning", ", unseen", "sequence_match", "plans, unseen"), ("planning", "", "success", "plan success"))
+# %% ../../nbs/paper/59c_joint.ipynb #378d47aa
+_SHOWN = (("timing", "", "accuracy", "timing acc."), ("selection", "", "top1", "selection top-1"), ("planning", "", "sequence_match", "plans, all"), ("planning", ", seen", "sequence_match", "plans, seen"), ("planning", ", unseen", "sequence_match", "plans, unseen"), ("planning", ", offered, unseen", "sequence_match", "offered, unseen"), ("planning", "", "success", "plan success"))
 
 def joint_frame(
     r:Record, # of `joint_tasks`

@@ -30,7 +30,7 @@ def _layout(
         n = -(-n//FAN); off.append(off[-1] + n*FAN)
         if n == 1: return np.array(off)
 
-# %% ../../nbs/stream/31b_replay_numba.ipynb #763d30e1
+# %% ../../nbs/stream/31b_replay_numba.ipynb #4c6a09e2
 @compiled
 def _rise(tree, mins, off, slots, first, last): # (all levels,) sums; (all levels,) minima, or none; from `_layout`; of `slots` those from first to last
     shift = 4
@@ -47,7 +47,12 @@ def _rise(tree, mins, off, slots, first, last): # (all levels,) sums; (all level
         shift += 4
 
 @compiled
-def _store(tree, mins, off, raw, slots, importance, alpha): # raw importances at these slots, and their priorities
+def _parts(both): # (1 or 2, all levels) -> sums, and minima or none
+    return both[0], both[len(both) - 1, :both.shape[1]*(len(both) - 1)]
+
+@compiled
+def _store(both, off, raw, slots, importance, alpha): # raw importances at these slots, and their priorities
+    tree, mins = _parts(both)
     for i in range(len(slots)):
         s = slots[i]
         if s < 0 or s >= len(raw): raise IndexError("slots must lie in [0, capacity)") # unchecked, a loop would write beyond the arrays
@@ -55,10 +60,10 @@ def _store(tree, mins, off, raw, slots, importance, alpha): # raw importances at
         if len(mins): mins[s] = tree[s]
     _rise(tree, mins, off, slots, 0, len(slots))
 
-# %% ../../nbs/stream/31b_replay_numba.ipynb #75c56e74
+# %% ../../nbs/stream/31b_replay_numba.ipynb #ecd8b07f
 @compiled
-def _draw(tree, off, u, size, beta, slots): # u: (n,) numbers in [0, 1), becomes (1/(N P))**beta over its maximum; slots: (n,) filled
-    n = len(u); top = 0; total = 0.; before = 0.; b = 0; least = np.inf
+def _draw(both, off, u, size, beta, slots): # u: (n,) numbers in [0, 1), becomes (1/(N P))**beta over its maximum; slots: (n,) filled
+    tree = both[0]; n = len(u); top = 0; total = 0.; before = 0.; b = 0; least = np.inf
     while off[top + 1] - off[top] > 16*n: top += 1
     for j in range(off[-2], off[-1]): total += tree[j]
     step = total/n; start = off[top]; last = off[top + 1] - start - 1
@@ -76,7 +81,7 @@ def _draw(tree, off, u, size, beta, slots): # u: (n,) numbers in [0, 1), becomes
         slots[i] = min(at, size - 1); least = min(least, tree[slots[i]]) # min: a point on the edge, by rounding
     for i in range(n): u[i] = exp(-beta*log(tree[slots[i]]/least))
 
-# %% ../../nbs/stream/31b_replay_numba.ipynb #8d7c24bd
+# %% ../../nbs/stream/31b_replay_numba.ipynb #c110c056
 @compiled
 def _lowest(mins, off): # -> the slot with the lowest priority
     at = 0; top = off[len(off) - 2]; m = mins[top]
@@ -88,8 +93,8 @@ def _lowest(mins, off): # -> the slot with the lowest priority
     return at
 
 @compiled
-def _swap(tree, mins, off, raw, importance, alpha, slots, who): # fills slots and who; -> how many came in
-    m = 0
+def _swap(both, off, raw, importance, alpha, slots, who): # fills slots and who; -> how many came in
+    tree, mins = _parts(both); m = 0
     for i in range(len(importance)):
         s = _lowest(mins, off)
         if importance[i] >= raw[s]:
@@ -97,7 +102,7 @@ def _swap(tree, mins, off, raw, importance, alpha, slots, who): # fills slots an
             slots[m] = s; who[m] = i; m += 1; _rise(tree, mins, off, slots, m - 1, m)
     return m
 
-# %% ../../nbs/stream/31b_replay_numba.ipynb #55f19bdc
+# %% ../../nbs/stream/31b_replay_numba.ipynb #2b5d2537
 class NumbaIndex(PriorityIndex):
     "`FlatIndex` and `TreeIndex` for any size, each call compiled; raises `ModuleNotFoundError` without numba."
     def __init__(self,
@@ -106,20 +111,22 @@ class NumbaIndex(PriorityIndex):
         compiled:bool=True, # False: take the loops as they are, be it without numba
     ):
         if compiled and NJIT is None: raise ModuleNotFoundError('index="numba" needs numba, got none; run `pip install numba`, or take index="auto"')
-        self.n, self.off = n, _layout(n); self.tree = np.zeros(self.off[-1]); self.mins = np.full(self.off[-1] if lows else 0, np.inf)
+        self.n, self.off = n, _layout(n); self.both = np.zeros((1 + lows, self.off[-1])); self.both[1:] = np.inf # sums and minima: handing over each array has its price
+        self.every, self.slots, self.who = np.arange(n), np.empty(0, np.int64), np.empty(0, np.int64) # the last two: room for the answer of `swap`, which is read before the next call
     @property
-    def p(self)->np.ndarray: return self.tree[:self.n] # (n,) raised to alpha
+    def p(self)->np.ndarray: return self.both[0, :self.n] # (n,) raised to alpha
 
     def store(self, raw, slots, importance, alpha):
-        if isinstance(slots, slice): slots = np.arange(slots.start, slots.stop)
-        _store(self.tree, self.mins, self.off, raw, np.asarray(slots), np.asarray(importance, float), alpha)
+        if isinstance(slots, slice): slots = self.every[slots]
+        _store(self.both, self.off, raw, np.asarray(slots), np.asarray(importance, float), alpha)
 
     def draw(self, u, size, beta):
-        slots = np.empty(len(u), np.int64); _draw(self.tree, self.off, u, size, beta, slots)
+        slots = np.empty(len(u), np.int64); _draw(self.both, self.off, u, size, beta, slots)
         return slots, u
 
     def swap(self, raw, importance, alpha):
-        if not len(self.mins): raise ValueError("swap needs the minima, got lows=False; make the index with lows=True")
-        slots, who = np.empty(len(importance), np.int64), np.empty(len(importance), np.int64)
-        m = _swap(self.tree, self.mins, self.off, raw, np.asarray(importance, float), alpha, slots, who)
-        return (slots, who) if m == len(who) else (slots[:m], who[:m])
+        if len(self.both) == 1: raise ValueError("swap needs the minima, got lows=False; make the index with lows=True")
+        if len(self.slots) != len(importance): self.slots, self.who = np.empty(len(importance), np.int64), np.empty(len(importance), np.int64)
+        slots, who = self.slots, self.who
+        m = _swap(self.both, self.off, raw, np.asarray(importance, float), alpha, slots, who)
+        return (slots, None) if m == len(who) else (slots[:m], who[:m])

@@ -118,21 +118,30 @@ def _selection(t, b, u, n_new, after): # losses (b,), the penalty, and what is t
 class _Scaled:
     def __init__(self, grad): self.grad = grad
 
-# %% ../../nbs/stream/34b_tasks.ipynb #435957bf
+# %% ../../nbs/stream/34b_tasks.ipynb #3b553a8e
 @patch
 @torch.no_grad()
 def plan(self:StreamTrainer,
     texts:list[str], # requests, as the encoder reads them
+    offered:list|None=None, # for each request the ids of the tools it may use, or None for all
 )->list[list[PlanStep]]: # one plan each, never empty
     "The best plan of a beam search with its dependencies; raises `ValueError` where no plan was ever seen."
     if not self.plans_seen: raise ValueError('this model has seen no plans; put samples with task "planning" into its stream')
     x = torch.from_numpy(self.backbone.encode(texts)); net, T, cfg = self.network.decoder, torch.from_numpy(self.library.vectors), self.network.cfg.planner; n = len(T)
     net.eval(); x, mask = read_plans(self, texts, self.network.inner("planning", self.network.unified(x, self._tools()[0]))); read, point = net.tools(T)
+    ok = self._offered(offered or [None]*len(texts))
     def score(own, plans):
         last = torch.tensor([[n, *p] for p in plans]); s, memory = net.states(x[own], mask[own], read, last)
-        return _live(self, net.logits(s, memory, x[own], mask[own], T, point)[:, -1]).log_softmax(1)
+        return _live(self, net.logits(s, memory, x[own], mask[own], T, point)[:, -1]).masked_fill(~ok[own], -1e9).log_softmax(1)
     out = beam_search(score, len(texts), cfg); net.train()
     return self._with_needs(out, x, mask, read)
+
+@patch
+def _offered(self:StreamTrainer, offered:list)->torch.Tensor: # (b, n + 1) bool; stopping is always allowed
+    out = torch.ones(len(offered), len(self.library.tools) + 1, dtype=torch.bool)
+    for row, ids in zip(out, offered):
+        if ids: row[:-1] = False; row[[self.library.row[t] for t in ids if t in self.library.row]] = True
+    return out
 
 @patch
 def _with_needs(self:StreamTrainer, plans, x, mask, read): # tool rows -> steps

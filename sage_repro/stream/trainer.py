@@ -290,7 +290,7 @@ def _alive(self:StreamTrainer, b:Batch)->np.ndarray: # (b,) bool: does it still 
     row = np.where(b.gold < 0, -1, b.gold & 0xffffffff); live = self.library.columns[np.where(b.task[:, None] == 1, -1, row)] >= 0
     return np.where(b.task == 0, live.any(1), (b.task == 1) | (live | (row < 0)).all(1))
 
-# %% ../../nbs/stream/34_trainer.ipynb #0fcc0edc
+# %% ../../nbs/stream/34_trainer.ipynb #03ef5b16
 @patch
 def _train(self:StreamTrainer, b:Batch, w, n_new:int)->np.ndarray: # (b,) losses before the step, nats; w: (b,) weights, None: all 1
     "One optimiser step on a weighted batch."
@@ -298,7 +298,7 @@ def _train(self:StreamTrainer, b:Batch, w, n_new:int)->np.ndarray: # (b,) losses
     for g in self.optimiser.param_groups: g["lr"] = g["base"]*factor
     self.optimiser.zero_grad(set_to_none=True)
     if len(b):
-        x = torch.from_numpy(b.x) if self.backbone.mode == "frozen" else self.backbone.forward(b.text.tolist())
+        x = torch.from_numpy(b.x) if self.backbone.mode == "frozen" else self.backbone.forward(b.text.tolist()).float().cpu() # the heads stay where the arrays are; gradients find their way back
         loss = self._selection_loss(b, x, w, n_new) if not b.task.any() else self._joint_loss(b, x, w, n_new)
     else: loss = np.zeros(0) # another process has samples, this one has none
     if self.world is not None: self.world.average([p for g in self.optimiser.param_groups for p in g["params"]], len(b))
