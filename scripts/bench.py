@@ -20,7 +20,8 @@ def main()->int:
             out.append({k: r.get(k) for k in ("id", "ratio", "limit", "low", "high", "status")})
             show = lambda x: "" if x is None else f"{x:.3f}"
             print(f"{r['id']:44} {show(r.get('ratio')):>7} [{show(r.get('low'))}, {show(r.get('high'))}]  limit {show(r.get('limit')) or 'none':>6}  {r['status']}", flush=True)
-    write_atomic(ROOT/"results"/"bench.json", json.dumps(out, indent=1) + "\n"); print("wrote results/bench.json")
+        write_atomic(ROOT/"results"/"bench.json", json.dumps(out, indent=1) + "\n") # what is measured is kept, should a later part fail
+    print("wrote results/bench.json")
     return int(any(r["status"] == "miss" for r in out))
 
 if __name__ == "__main__": sys.exit(main())

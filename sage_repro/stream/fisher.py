@@ -14,12 +14,14 @@ from fastcore.basics import patch
 __all__ = ['ROOM', 'squares', 'accumulate', 'pull', 'Fisher', 'linears', 'EmpiricalFisher', 'SampledFisher', 'BatchMeanFisher',
            'adam_fisher', 'agreement']
 
-# %% ../../nbs/stream/30c_fisher.ipynb #63e16898
+# %% ../../nbs/stream/30c_fisher.ipynb #358cd45c
 ROOM = 1 << 22 # elements of per-sample gradients formed at once (16 MB)
 
 def _per_sample(x, delta): # (b, t, i), (b, t, o) -> slices of samples and their gradients (k, o, i)
-    k = max(1, ROOM//(delta.shape[2]*x.shape[2]))
-    for i in range(0, len(x), k): yield slice(i, i + k), torch.bmm(delta[i:i+k].transpose(1, 2), x[i:i+k])
+    k, wide = max(1, ROOM//(delta.shape[2]*x.shape[2])), delta.shape[2] > x.shape[2]
+    for i in range(0, len(x), k):
+        a, b = (x, delta) if wide else (delta, x); g = torch.bmm(a[i:i+k].transpose(1, 2), b[i:i+k])
+        yield slice(i, i + k), g.transpose(1, 2) if wide else g
 
 def squares(
     x:torch.Tensor, # (b, i) or (b, t, i): the layer's input
