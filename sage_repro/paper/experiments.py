@@ -231,8 +231,8 @@ def _anchor_means(runs)->list[Metric]:
         e = estimate(np.array([x["average_accuracy"] for x in runs if (x["scenario"], x["method"]) == (s, m)])); out.append(Metric(f"{m} ({s})", "continual", "test", "average_accuracy", e.mean, e.low, e.high, 360, None))
     return out
 
-# %% ../../nbs/paper/59_experiments.ipynb #08d7e3ee
-SAME_AS = {"SAGE_sft_baseline": "A_baseline", "B3": "coreset_static", "SAGE_ssis_replay": "SAGE_full"} # one run under two names
+# %% ../../nbs/paper/59_experiments.ipynb #cbe58bfc
+SAME_AS = {"SAGE_sft_baseline": "A_baseline", "B3": "coreset_static"} # one run under two names
 
 def tune_selection(
     scale:str="quick", methods:tuple[str, ...]|None=None, # None: every method that can be trained on cached features

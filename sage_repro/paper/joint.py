@@ -15,8 +15,8 @@ from ..core.record import Metric, Record, environment, peak_memory_mb, source_st
 from ..stream import tasks as _ # gives the trainer its three tasks
 
 # %% auto #0
-__all__ = ['ARMS', 'COMPARED', 'JointConfig', 'arm_trainer', 'run_arm', 'ask_task', 'as_rows', 'scores', 'joint_data',
-           'whole_sequence', 'beside', 'joint_tasks', 'interval', 'differences', 'joint_frame']
+__all__ = ['ARMS', 'COMPARED', 'JointConfig', 'arm_trainer', 'run_arm', 'ask_task', 'as_rows', 'scores', 'with_values',
+           'joint_data', 'whole_sequence', 'beside', 'joint_tasks', 'interval', 'differences', 'joint_frame']
 
 # %% ../../nbs/paper/59c_joint.ipynb #56ba4fa9
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +99,21 @@ def scores(
             if at.any(): out |= {f"planning / {name}{group} / {k}": m[k][at] for k in ("success", "sequence_match", "step_accuracy_edit", "dependency_f1")}
     return out
 
+# %% ../../nbs/paper/59c_joint.ipynb #ba9c5343
+def with_values(
+    name:str, # data set
+    rows:list[dict], # of one unit
+    train:list, test:list, # its samples
+)->list[dict]: # split, groups and values added
+    "Predictions as a record keeps them."
+    known = {(s.task, tuple(p.tool_id for p in s.gold)) for s in train if s.task == "planning"}; gold, out = {s.sample_id: s for s in test}, []
+    for r in rows:
+        s = gold[r["sample_id"]]; values = {k.split(" / ")[2]: float(v[0]) for k, v in scores([r], train, test).items()}
+        new = "seen" if s.task == "planning" and (s.task, tuple(p.tool_id for p in s.gold)) in known else "unseen"; mark = ", offered" if r.get("offered") else ""
+        groups = [name + (f"{mark}, all" if mark else "")] + ([f"{name}{mark}, {new}"] if s.task == "planning" else [])
+        out.append({**{k: v for k, v in r.items() if k != "prediction"}, "prediction": r["prediction"][:1] if r["task"] == "selection" else r["prediction"], "split": name, "groups": groups, "values": values})
+    return out
+
 # %% ../../nbs/paper/59c_joint.ipynb #a6c96b7c
 def joint_data(
     name:str, # public, apibank or sagebench
@@ -148,7 +163,7 @@ def beside(train, test, tools, backbone, seed)->list[dict]: # units of what is n
     if of(test, "timing"): out += [timing_rows(j, build_judge(j, of(train, "timing"), backbone).probability(of(test, "timing")), of(test, "timing"), seed) for j in ("timing.majority", "timing.words", "timing.embedding", "model.timing")]
     return [{"run": {"method": r[0]["method"], "seed": seed}, "predictions": r} for r in out if r]
 
-# %% ../../nbs/paper/59c_joint.ipynb #3cd6228b
+# %% ../../nbs/paper/59c_joint.ipynb #4b927be5
 def joint_tasks(
     data_dir:str, # holds teval, metatool, apibank; "" for SAGE-Bench alone
     scale:str="quick",
@@ -166,13 +181,13 @@ def joint_tasks(
         for seed in sc.seeds:
             tools, data = joint_data(name, data_dir, seed, cfg.selection); test = data[part][:60] if scale == "smoke" else data[part]
             for u in [_unit(name, a, tools, data["train"], test, backbone, seed, cfg, root, progress) for a in arms] + beside(data["train"], test, tools, backbone, seed):
-                u["run"]["dataset"] = name; units.append(u)
+                u["run"]["dataset"], u["rows"] = name, with_values(name, u["predictions"], data["train"], test); units.append(u)
                 for k, v in scores(u["predictions"], data["train"], test).items(): values.setdefault((name, u["run"]["method"], k), []).append((seed, v))
     r = Record("table3b_joint", sc.name, {"scale": asdict(sc), "arms": list(arms), "joint": asdict(cfg), "part": part, "backbone": {"name": backbone.name, "digest": backbone.digest}})
     r.source = {**source_state(root), "dataset": ", ".join(sets), "data_digest": data_digest(), "n": {f"{s}": len(next(u for u in units if u["run"]["dataset"] == s)["predictions"]) for s in sets}}
     r.metrics, r.runs, r.extra = _rows(values), [u["run"] for u in units], {"differences": differences(values)}
     r.environment, r.wall_seconds, r.peak_memory_mb = environment(root), round(time.perf_counter() - t0, 1), round(peak_memory_mb(), 1)
-    return r, [{**p, "split": u["run"]["dataset"]} for u in units for p in u["predictions"]]
+    return r, [p for u in units for p in u["rows"]]
 
 def _unit(name, arm, tools, train, test, backbone, seed, cfg, root, progress)->dict:
     from sage_repro.agents.evaluate import code_digest, unit_key

@@ -15,7 +15,7 @@ from .experiments import TUNE_GRID, compare, tune_one
 
 # %% auto #0
 __all__ = ['NOISE', 'ZIPF', 'STREAM_KINDS', 'STREAM_ARMS', 'disturb', 'stream_arm', 'run_streams', 'stream_metrics', 'versus',
-           'table4b_streams']
+           'slim', 'table4b_streams']
 
 # %% ../../nbs/paper/59b_streams.ipynb #1ed88311
 NOISE, ZIPF = .2, 1.1 # share of wrong labels; exponent of the arrivals' law
@@ -75,7 +75,12 @@ def versus(
     from sage_repro.agents.evaluate import score_matrix
     return {k: {n: compare(s, reference) for n in ("top1", "top5") for s in [score_matrix(u, "test", n)] if reference in s} for k, u in units.items()}
 
-# %% ../../nbs/paper/59b_streams.ipynb #233e0fab
+# %% ../../nbs/paper/59b_streams.ipynb #3cb0277e
+def slim(rows:list[dict])->list[dict]: # the same, with the first tool only
+    "What metrics need, and what one was told."
+    return [{**p, "prediction": p["prediction"][:1]} for p in rows]
+
+# %% ../../nbs/paper/59b_streams.ipynb #d14ff3b7
 def table4b_streams(
     metatool_dir:str, # a checkout of the MetaTool repository
     scale:str="quick", # a scale of settings.ini
@@ -96,4 +101,4 @@ def table4b_streams(
     r.source = {**source_state(root), "dataset": "MetaTool", "data_digest": hashlib.sha256("".join(x.model_dump_json() for x in (*d.tools, *d.samples)).encode()).hexdigest(), "licence": SOURCES["metatool"].licence, "home": "HowieHwong/MetaTool", "n_tools": len(d.tools), "n": {"test": len(part(0)["splits"]["test"])}}
     r.metrics, r.runs, r.extra = stream_metrics(units), runs, {"versus": versus(units), "versus_one_pass": versus(units, "one_pass")}
     r.environment, r.wall_seconds, r.peak_memory_mb = environment(root), round(time.perf_counter() - t0, 1), round(peak_memory_mb(), 1)
-    return r, [{**p, "split": k} for k, u in units.items() for x in u for p in x["predictions"]["test"]]
+    return r, slim([{**p, "split": k} for k, u in units.items() for x in u for p in x["predictions"]["test"]])
