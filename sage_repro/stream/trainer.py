@@ -363,13 +363,13 @@ def _losses(self:StreamTrainer, b:Batch)->np.ndarray: # (b,) nats, without gradi
         from sage_repro.stream.tasks import losses_by_sample
         return losses_by_sample(self, b, x)
 
-# %% ../../nbs/stream/34_trainer.ipynb #b0fc0f86
+# %% ../../nbs/stream/34_trainer.ipynb #bda1ce5d
 @patch
 def consume(self:StreamTrainer,
     samples:list[Sample], # in order of arrival
 ):
     "Learn from arriving samples."
-    if samples: self.consume_batch(self.batch(samples))
+    if samples: self.consume_batch(self.batch(samples, self._reads()))
 
 @patch
 def batch(self:StreamTrainer,
