@@ -97,7 +97,8 @@ def test_lock_satisfies_pyproject():
     env = load_env()
     locked = env.pins((ROOT/"constraints.txt").read_text())
     assert set(FIXED) <= {canonicalize_name(r.name) for r in declared()}
-    wrong = [str(r) for r in declared() if not all(r.specifier.contains(v) for v, _ in locked.get(canonicalize_name(r.name), [("0", "")]))]
+    unlocked = {"trl"} # extras that `make env` does not install
+    wrong = [str(r) for r in declared() if canonicalize_name(r.name) not in unlocked and not all(r.specifier.contains(v) for v, _ in locked.get(canonicalize_name(r.name), [("0", "")]))]
     assert not wrong, f"not in constraints.txt: {wrong}; run `make lock`"
 
 def test_common_section_holds_nothing_of_cuda():
