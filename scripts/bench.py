@@ -5,6 +5,7 @@ from pathlib import Path
 
 for k in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"): os.environ[k] = "1" # one thread on both sides; before numpy is imported
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT/"tests")) # what the files of benchmarks share
 PARTS = {"bench_replay": "replay_ratios", "bench_importance": "importance_ratios", "bench_trainer": "trainer_ratios", "bench_addon": "addon_ratios"}
 
 def rows(name:str, function:str)->list[dict]:

@@ -1,11 +1,9 @@
 """Importance against its limits: diversity, Fisher and the whole score as ratios of paired, interleaved times in one process, one thread (its own seconds: neighbours on the machine do not stretch them). `python tests/bench_importance.py [id ...]`"""
-import os, sys
+import os
 if __name__ == "__main__": os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1") # before numpy looks
 import numpy as np
 
-def _row(id, limit, ratios, **more):
-    low, mid, high = np.percentile(ratios, [10, 50, 90])
-    return dict(id=id, ratio=round(float(mid), 4), low=round(float(low), 4), high=round(float(high), 4), limit=limit, status="ok" if limit is None or mid <= limit else "miss", **more)
+from bench_rows import one_thread, row as _row, show
 
 def _not_run(id, limit, why): return dict(id=id, ratio=None, low=None, high=None, limit=limit, status=f"not run: {why}")
 
@@ -147,17 +145,8 @@ def whole_score(batch=32, repeats=25, window=4096):
 
 PARTS = {"exact": exact_window, "inverted": inverted_window, "lora": fisher_lora, "mlp": fisher_mlp, "agreement": fisher_agreement, "score": whole_score}
 
-def importance_ratios(
-    only=None, # names of PARTS; None: all
-): # list of dict: id, ratio (median of pairs), low and high (10th and 90th percentile), limit (at most), status
+def importance_ratios(only=None)->list[dict]: # only: names of PARTS; None: all
     "Every row, one thread."
-    import torch
-    from threadpoolctl import threadpool_limits
-    threads = torch.get_num_threads(); torch.set_num_threads(1)
-    try:
-        with threadpool_limits(1): return [row for name in only or PARTS for row in PARTS[name]()]
-    finally: torch.set_num_threads(threads)
+    return one_thread(PARTS, only)
 
-if __name__ == "__main__":
-    for name in sys.argv[1:] or PARTS:
-        for r in importance_ratios([name]): print(*(f"{k}={v}" for k, v in r.items()), flush=True)
+if __name__ == "__main__": show(PARTS)

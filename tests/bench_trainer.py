@@ -1,15 +1,15 @@
 """The streaming trainer against a lean torch loop, library events in units of a step, and the whole method against three-epoch SFT: ratios of paired, interleaved CPU times in one process, one thread. `python tests/bench_trainer.py [part ...]`"""
 from __future__ import annotations
-import os, sys
+import os
 if __name__ == "__main__": os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1") # before numpy looks
 import math, time
 from dataclasses import replace
 import numpy as np
 
+from bench_rows import one_thread, row, show
+
 cpu = time.process_time # of this process: others' turns on the machine do not count
-def _row(id, limit, ratios, **more):
-    low, mid, high = np.percentile(ratios, [10, 50, 90])
-    return dict(id=f"trainer.{id}", ratio=round(float(mid), 4), low=round(float(low), 4), high=round(float(high), 4), limit=limit, status="ok" if limit is None or mid <= limit else "miss", **more)
+def _row(id, limit, ratios, **more): return row(f"trainer.{id}", limit, ratios, **more)
 
 # ---- a world of random vectors
 
@@ -156,17 +156,8 @@ def whole_rows(seeds:int=3, ids=("SAGE_plus", "one_pass")):
 
 PARTS = {"lean": lean_rows, "lora": lora_rows, "rounds": round_rows, "whole": whole_rows}
 
-def trainer_ratios(
-    only=None, # names of PARTS; None: all
-)->list[dict]: # id, ratio (median of pairs), low and high (10th and 90th percentile), limit (at most), status
+def trainer_ratios(only=None)->list[dict]: # only: names of PARTS; None: all
     "Every row, one thread."
-    import torch
-    from threadpoolctl import threadpool_limits
-    threads = torch.get_num_threads(); torch.set_num_threads(1)
-    try:
-        with threadpool_limits(1): return [row for name in only or PARTS for row in PARTS[name]()]
-    finally: torch.set_num_threads(threads)
+    return one_thread(PARTS, only)
 
-if __name__ == "__main__":
-    for name in sys.argv[1:] or PARTS:
-        for r in trainer_ratios([name]): print(*(f"{k}={v}" for k, v in r.items()), flush=True)
+if __name__ == "__main__": show(PARTS)
