@@ -59,6 +59,7 @@ def rank(self:Agent,
     t = self.trainer; b = t.batch([self._batch(query, history, TimingSample, True)]); p = t.predict(b)[0]
     return [(t.library.ids[j], float(p[j])) for j in np.argsort(-p, kind="stable")[:k]]
 
+# %% ../../nbs/agents/46_agent.ipynb #f0fe68f8
 @patch
 def judge(self:Agent, query:str, history:list[dict]=())->float: # in [0, 1]
     "Probability that the query needs a tool at all; `ValueError` if the agent never saw timing feedback."
@@ -94,6 +95,7 @@ def feedback(self:Agent,
     self.trainer.consume([self._batch(query, history, SelectionSample, gold)]); self.trainer.position += 1
     return self
 
+# %% ../../nbs/agents/46_agent.ipynb #973d16fb
 @patch
 def _learn_timing(self:Agent, query, history, needed:bool)->"Agent":
     s = self._batch(query, history, TimingSample, needed)

@@ -54,6 +54,7 @@ def run_summary(
             "seconds": {k: round(v, 4) for k, v in t.costs.seconds.items()}, "heads_seconds": round(sum(v for k, v in t.costs.seconds.items() if k != "encoding"), 4), "wall_seconds": round(wall, 4), "peak_memory_mb": round(peak_memory_mb(), 1),
             "prequential_top1": prequential(t), "pool": dict(zip(t.mixture.names, t.mixture.weights.round(4).tolist())) if t.mixture is not None else None, "evidence": evidence(t), "skipped": t.skipped}
 
+# %% ../../nbs/agents/45_evaluate.ipynb #44a1204b
 def prequential(t:StreamTrainer)->float|None: # in [0, 1]; None where nothing was scored before training
     "Test-then-train accuracy over the stream."
     n = t.history.total("scored")
@@ -139,6 +140,7 @@ def score_matrix(
     for u in units: out.setdefault(u["run"]["method"], []).append(selection_metrics(ranks_of(u["predictions"][split]))[name])
     return {m: np.stack(v) for m, v in out.items()}
 
+# %% ../../nbs/agents/45_evaluate.ipynb #42dba539
 def metric_rows(units:list[dict], split:str)->list[Metric]:
     "Every metric of one split: per seed, and aggregated."
     rows, seeds = [], {}

@@ -35,6 +35,7 @@ def rank_rows(
     jobs = [(still, seeds)]*bool(still) + [([m], (s,)) for m in todo if m not in still for s in seeds] # a backbone that was trained is used once
     return [r for ms, ss in jobs for u in run_matrix(ms, ss, tools, fit, {"x": items}, backbone(getattr(ms[0], "mode", "frozen"), ss[0])) for r in u["predictions"]["x"]]
 
+# %% ../../nbs/agents/45b_score.ipynb #2987ba4d
 def plan_rows(name:str, planner, items:list[Sample], seed:int|None=None)->list[dict]:
     "Plans of one planner."
     return [{"sample_id": s.sample_id, "task": "planning", "method": name, "seed": seed, "prediction": [{"tool_id": p.tool_id, "depends_on": list(p.depends_on)} for p in plan]} for s, plan in zip(items, planner.plan(items))]
@@ -60,6 +61,7 @@ def _planned(units:dict, gold:dict, known:set)->list[dict]:
             e = estimate(v); out += [_row(m, "planning", k, e.mean, None, None, e.n, seed), _row(m, "planning", k, e.mean, e.low, e.high, e.n, None)]
     return out
 
+# %% ../../nbs/agents/45b_score.ipynb #beb4b953
 def _timed(units:dict, gold:dict)->list[dict]:
     out = []
     for (m, seed), rows in units.items():
@@ -105,6 +107,7 @@ def _by_folds(name, d, task, seed, ask)->list[dict]:
     rows = {r["sample_id"]: r for part in parts for r in ask([s for i, s in enumerate(S) if i not in set(part.tolist())], [S[i] for i in part])}
     return [rows[s.sample_id] for s in S]
 
+# %% ../../nbs/agents/45b_score.ipynb #ef4e8c8c
 def score_dataset(
     d:Dataset, # loaded
     entries:Sequence[Entry], # methods of any task

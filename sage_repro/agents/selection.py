@@ -52,6 +52,7 @@ class Hybrid:
     def __init__(self, parts:list[Selector], k:int=60): self.ids, self.parts, self.k = parts[0].ids, parts, k
     def scores(self, samples): return sum(1/(self.k + _ranks(p.scores(samples))) for p in self.parts)
 
+# %% ../../nbs/agents/41_selection.ipynb #2406fae6
 def _ranks(scores:np.ndarray)->np.ndarray: # (n, tools) -> ranks from 1; equal scores share the best of their ranks
     "Competition ranks, so that the many tools BM25 gives nothing to are all last but one and the same."
     order = np.sort(-scores, axis=1)
@@ -63,6 +64,7 @@ class Chance:
     def __init__(self, tools:list[Tool], rng:np.random.Generator): self.ids, self.rng = [t.tool_id for t in tools], rng
     def scores(self, samples): return self.rng.random((len(samples), len(self.ids)))
 
+# %% ../../nbs/agents/41_selection.ipynb #5a648c79
 class Memoriser:
     "`memoriser`: each tool scores as its most similar training query does, by TF-IDF words."
     def __init__(self, tools:list[Tool], train:list[SelectionSample]):
@@ -77,6 +79,7 @@ class Memoriser:
         for i, row in enumerate(sim): np.maximum.at(out[i], self.column, row[self.sample])
         return out
 
+# %% ../../nbs/agents/41_selection.ipynb #851c4d57
 class Trained:
     "A trained agent as a selector."
     def __init__(self, trainer:StreamTrainer): self.trainer = trainer

@@ -73,6 +73,7 @@ def draw_plan(
     ax.set_xlim(-.6, max(depth) + .6); ax.set_ylim(-max(tall)/2 - .25, max(tall)/2); ax.axis("off")
     return ax
 
+# %% ../../nbs/bench/15_browse.ipynb #51f5210b
 def _depths(sample)->list[int]: # longest way from a start
     out = []
     for s in sample.gold: out.append(1 + max((out[j] for j in s.depends_on), default=-1))

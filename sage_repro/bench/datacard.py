@@ -202,6 +202,7 @@ def _agreement_table(kind, root)->str:
     first, last = (reading_agreement(kind, r, root).set_index("split") for r in (1, None))
     return _md(pd.DataFrame({"items": last.n, "first reading, %": [_share(r) for r in first.itertuples()], "last reading, %": [_share(r) for r in last.itertuples()], "unsure": last.unsure}), "split")
 
+# %% ../../nbs/bench/11c_datacard.ipynb #3633927e
 def _card_planning(known, root)->str:
     "Plans: shapes, novelty, the memoriser, the audit."
     parts = {s: load_sagebench(s, "planning", root) for s in ("train", "dev", "test")}; rows = load_readings("planning", root)

@@ -32,6 +32,7 @@ class ToolCall(BaseModel):
     type: Literal["function"] = "function"
     function: Function
 
+# %% ../../nbs/bench/10b_dialogues.ipynb #8c14de8a
 class Turn(BaseModel):
     "One message: text, calls, or what a call gave back."
     model_config = ConfigDict(extra='allow', frozen=True)
@@ -85,6 +86,7 @@ def _found(content:str|None)->list[dict]:
     got = got.get("tools", []) if isinstance(got, dict) else got
     return [{"type": "function", "function": t} for t in got if isinstance(t, dict) and "name" in t] if isinstance(got, list) else []
 
+# %% ../../nbs/bench/10b_dialogues.ipynb #007c434e
 def call_errors(
     d:Dialogue, # the dialogue
 )->list[str]: # one text a fault, empty where there is none
@@ -116,6 +118,7 @@ def load_dialogues(
     "Read and check dialogues; raises `DataError` with the line at the first fault."
     return list(iter_dialogues(path))
 
+# %% ../../nbs/bench/10b_dialogues.ipynb #db92491f
 def iter_dialogues(
     path:str|Path, # dialogues.jsonl
 )->Iterator[Dialogue]: # in file order
@@ -138,6 +141,7 @@ def opening(
     i = users[min(n, len(users) - 1)]
     return d.messages[i].content or "", tuple(Message(role=m.role, content=m.content) for m in d.messages[:i] if m.role in ("user", "assistant"))
 
+# %% ../../nbs/bench/10b_dialogues.ipynb #416f94bc
 def dialogue_sample(
     d:Dialogue, # the dialogue
 )->Sample: # selection, planning or timing, by its kind
@@ -166,6 +170,7 @@ def to_rows(
         return out
     return [{"messages": [turn(m) for m in d.messages], "tools": list(d.tools)} for d in dialogues]
 
+# %% ../../nbs/bench/10b_dialogues.ipynb #043bc6cb
 def to_dataset(
     dialogues:list[Dialogue], # as loaded
 ):

@@ -54,6 +54,7 @@ def need(
     if path.is_file(): return path
     raise DataError(path, None, f"a file of the data set{f' published at {home}' if home else ''}", "nothing", "pass the folder that holds it (a checkout of the authors' repository), or let the kit fetch it")
 
+# %% ../../nbs/bench/12_external.ipynb #eb5a0a12
 def read_json(
     path:str|Path, # a .json file
     lines:bool=False, # one JSON value a line instead
@@ -119,6 +120,7 @@ def _metatool_selection(path, des):
     out = [SelectionSample(sample_id=f"metatool-{i:05d}", query=q, gold=tuple(dict.fromkeys(g)), group=q) for i, (q, g) in enumerate(gold.items()) if q]
     return out, (f"{n - 1 - len(out):,} repeated queries joined", f"{sum(len(s.gold) > 1 for s in out)} queries with several acceptable tools")
 
+# %% ../../nbs/bench/12_external.ipynb #d31c9b46
 def _metatool_timing(path, des):
     out = []
     for i, r in enumerate(read_json(path)):
@@ -238,6 +240,7 @@ def folder_digest(
     rows = [[f, sha256(Path(folder)/f) if (Path(folder)/f).is_file() else None] for f in files]
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
+# %% ../../nbs/bench/12_external.ipynb #8a5a777b
 def load_dataset(
     name:str, # a key of SOURCES
     folder:str|Path|None=None, # its folder, or one that holds a folder of its name; None: the cache, fetched where it is missing

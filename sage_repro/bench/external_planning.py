@@ -24,6 +24,7 @@ def text_of(
     if got := field_of(obj, key, str, path).strip(): return got
     raise DataError(path, None, "a text that is not blank", "a blank one", "use files of the same commit", key)
 
+# %% ../../nbs/bench/12c_external_planning.ipynb #d7918ff6
 def rows_of(
     path:str|Path, # a .json file
     kind:type=list, # the outermost value
@@ -60,6 +61,7 @@ def json_type(
     word = re.match(r"[a-z]*", str(name).lower())[0]
     return _TYPES.get(word, "string")
 
+# %% ../../nbs/bench/12c_external_planning.ipynb #f13f29a8
 def json_schema(
     fields:list[tuple[str, object, bool]], # parameter, its entry (an object with type and description), whether it is required
 )->dict: # a JSON Schema object; {} without parameters
@@ -272,6 +274,7 @@ def _either(row, keys, path): # a list, or the JSON of one in a text
     if isinstance(got, list): return got
     raise DataError(path, None, "a list", "another text", "use files of the same version", key)
 
+# %% ../../nbs/bench/12c_external_planning.ipynb #2745058a
 def _taskbench_plan(row, sample_id, path, known, flow, part):
     "A plan, or None where its links make none."
     name = lambda o, k: n if (n := text_of(o, k, path)) in known else n.replace("_", " ")
@@ -356,6 +359,7 @@ def _spoken(text):
     found = list(_SPEAKER.finditer(text)); ends = [*(m.start() for m in found[1:]), len(text)]
     return [(m[1], text[m.end():e].strip()) for m, e in zip(found, ends)]
 
+# %% ../../nbs/bench/12c_external_planning.ipynb #12844613
 def _dialogues(folder, level):
     "File name -> (path, turns) of the longest cut with what it expects."
     best = {}
@@ -416,6 +420,7 @@ def _apibank_turns(folder, known):
             if real: out.append(plan_of(path, known, f"apibank-level-2-{len(out):03d}", text, flow_steps(real, said), history=_history(before), group=" ".join(sorted({c[0] for c in real})), category="level-2"))
     return out
 
+# %% ../../nbs/bench/12c_external_planning.ipynb #d5fe7c5e
 def _apibank_plan(row, i, path, known):
     "Level 3: one request, its calls without the searches."
     real = [a for a in field_of(row, "apis", list, path) if field_of(a, "api_name", str, path) != "ToolSearcher"]

@@ -50,6 +50,7 @@ def _id(r, path): # the set's own id of a row, short enough for a sample's
     if not 0 < len(got) < 150: raise DataError(path, None, "an id of 1 to 149 characters", str(len(got)), "fetch the file again", "id")
     return got
 
+# %% ../../nbs/bench/12b_external_selection.ipynb #d127fec7
 def _unknown(path, name, where, field): # the error for a gold tool that is not there
     return DataError(path, None, f"a tool of {where}", repr(name), "use files of the same version", field)
 
@@ -83,6 +84,7 @@ def _api_schema(a, path): # ToolBench lists required and optional parameters
     return {"type": "object", "properties": {field_of(p, "name", str, path): {k: p[k] for k in ("type", "description", "default", "schema") if p.get(k) not in (None, "")} for v in of.values() for p in v},
             "required": [p["name"] for p in of["required"]]}
 
+# %% ../../nbs/bench/12b_external_selection.ipynb #3ff90eb8
 def _api_gold(r, known, path):
     pairs = field_of(r, "relevant APIs", list, path)
     if any(not isinstance(p, list) or len(p) != 2 or not all(isinstance(x, str) for x in p) for p in pairs) or not pairs: raise DataError(path, None, "pairs of a tool and an API", repr(pairs)[:60], "fetch the file again", "relevant APIs")
@@ -117,6 +119,7 @@ def draft_descriptions(
     texts = {i: field_of(a, "description", str, path).strip()[:_TEXT] for i, a, path in _draft_apis(folder, part, version)}
     return {i: t for i, t in texts.items() if t}
 
+# %% ../../nbs/bench/12b_external_selection.ipynb #1f5cdc27
 def load_draft(
     folder:str|Path, # a checkout of the DRAFT repository
 )->Dataset: # 1,006 APIs with their first descriptions; no samples
@@ -169,6 +172,7 @@ def _bfcl_selection(part, path, rows, key, answers):
         if not gold or set(gold) - set(offered): raise _unknown(key, gold, f"what {i} offers", "ground_truth")
         if query: yield SelectionSample(sample_id=f"bfcl-{i}", query=query, history=history, gold=gold, category=part, group=query)
 
+# %% ../../nbs/bench/12b_external_selection.ipynb #597419de
 def _bfcl_timing(part, gold, path, rows):
     for r in rows:
         i, history, query, offered = _bfcl_question(r, path)
@@ -182,6 +186,7 @@ def _bfcl_call(text, path): # `f(a='x', n=3)` -> its name and its literal argume
     pairs = [*((str(i), a) for i, a in enumerate(node.args)), *((k.arg or "**", k.value) for k in node.keywords)]
     return ast.unparse(node.func), {k: v.value for k, v in pairs if isinstance(v, ast.Constant) and isinstance(v.value, (str, int, float))}
 
+# %% ../../nbs/bench/12b_external_selection.ipynb #1bd51100
 def _file_steps(
     calls:list[tuple[str, dict]], # name and literal arguments, in order
     files:set[str], # the functions of the file system
@@ -264,6 +269,7 @@ def _alpaca_queries(a, path): # -> (query, [(function, input)]) of one API
     if not all(isinstance(g, list) for g in answers): raise DataError(path, None, "a list of steps", "another value", "fetch the file again", "Golden_Answers")
     return [(q.strip(), [(field_of(s, "Action", str, path).strip(), field_of(s, "Action_Input", str, path)) for s in g]) for q, g in zip(asked, answers)]
 
+# %% ../../nbs/bench/12b_external_selection.ipynb #441caa60
 def _alpaca_steps(
     api:str, # before the functions' names
     answer:list[tuple[str, str]], # function and input, in order
@@ -315,6 +321,7 @@ def _ace_gold(answer, offered, path): # the functions of one answer, or of sever
     if bad or not out: raise _unknown(path, bad[0] if bad else answer, "the item's own", "ground_truth")
     return tuple(dict.fromkeys(out))
 
+# %% ../../nbs/bench/12b_external_selection.ipynb #65d6781e
 def _ace_selection(part, path, rows, key, answers):
     at = {field_of(a, "id", str, key): field_of(a, "ground_truth", (dict, list), key) for a in answers}
     for r in rows:
@@ -398,6 +405,7 @@ def _offered(text, path): # the cards in a system message: its first JSON list o
         if good: return [_card(f, path) for f in good]
     return []
 
+# %% ../../nbs/bench/12b_external_selection.ipynb #0864e640
 def _toolace_turns(i, said, offered): # for each user turn: its samples, or None where the answer cannot be read
     group = next((t.strip() for w, t in said if w == "user" and t.strip()), f"toolace-{i:05d}")
     for n, ((who, text), (then, answer)) in enumerate(zip(said, said[1:])):

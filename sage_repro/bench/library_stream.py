@@ -53,6 +53,7 @@ def _settle(self:ToolLibrary):
         self._rows = np.fromiter(self.live, np.int64, len(self.live)); self._columns = np.full(len(self.tools) + 1, -1)
         self._columns[self._rows] = np.arange(len(self._rows)); self._stale = False
 
+# %% ../../nbs/bench/13_library_stream.ipynb #1913d5bc
 @patch
 def restore(self:ToolLibrary,
     vectors:np.ndarray, # (tools ever seen, dim) float32, as `vectors` gave them
@@ -123,6 +124,7 @@ def _lines(path, idle, poll):
     if _whole(rest): yield n + 1, rest
     elif rest.strip(): warnings.warn(f"{path}:{n+1}: the last line is not finished; it is left for next time")
 
+# %% ../../nbs/bench/13_library_stream.ipynb #0fbebcc6
 def _whole(raw:bytes)->bool:
     try: return isinstance(json.loads(raw), dict)
     except (ValueError, RecursionError): return False

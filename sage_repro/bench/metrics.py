@@ -37,6 +37,7 @@ def recall_at(
     "Share of the acceptable tools among the first k."
     return np.array([np.mean(np.asarray(r) <= k) for r in ranks], float)
 
+# %% ../../nbs/bench/14_metrics.ipynb #c913245f
 def precision_at(
     ranks:list[list[float]], # one ascending list of gold ranks a sample
     k:int, # cut-off; also the divisor
@@ -117,6 +118,7 @@ def edit_distance(
         for j, y in enumerate(b, 1): last, row[j] = row[j], min(row[j] + 1, row[j-1] + 1, last + (x != y))
     return row[-1]
 
+# %% ../../nbs/bench/14_metrics.ipynb #de297562
 def step_accuracy(
     plan:Sequence[str], # tool ids in predicted order
     gold:Sequence[str], # tool ids of the gold plan
@@ -139,6 +141,7 @@ def dependency_f1(
     p, g = _edges(plan), _edges(gold)
     return 2*len(p & g) / (len(p) + len(g)) if p or g else 1.
 
+# %% ../../nbs/bench/14_metrics.ipynb #ad043223
 def executable(
     plan:Sequence[PlanStep], # predicted steps
     known:set[str]|None=None, # tool ids of the library; None: every tool counts as known
@@ -178,6 +181,7 @@ def continual_metrics(
     if start is not None: out["forward_transfer"] = float((R[np.arange(n-1), np.arange(1, n)] - np.asarray(start, float)[1:]).mean())
     return out
 
+# %% ../../nbs/bench/14_metrics.ipynb #db3e06e0
 def drops(
     levels:Sequence[float], # a metric after round 0, 1, 2, ...
 )->np.ndarray: # (rounds - 1,) what each round lost against the one before; negative: a gain

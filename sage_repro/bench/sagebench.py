@@ -132,6 +132,7 @@ def load_changes(
     card = lambda e, n: old[e.tool_id].model_copy(update=_validated(Tool, old[e.tool_id].model_dump() | e.tool, path, n, "tool.").model_dump())
     return [Change(3, card(e, n), e.form == "function", *(tuple(own.get((part, e.tool_id), ())) for part in ("changed_stream", "changed_test"))) for e, n in rows]
 
+# %% ../../nbs/bench/11_sagebench.ipynb #cb130b41
 def load_talks(
     root:str|Path|None=None, # the data folder; None: found
 )->list: # of `Dialogue`, in file order

@@ -71,6 +71,7 @@ class Message(BaseModel):
     role: str
     content: str | None = None
 
+# %% ../../nbs/bench/10_schema.ipynb #9391b675
 class _Sample(BaseModel):
     model_config = ConfigDict(extra='allow', frozen=True)
     sample_id: str = Field(min_length=1, max_length=200)
@@ -99,6 +100,7 @@ class PlanStep(BaseModel):
     depends_on: tuple[Annotated[int, Field(strict=True)], ...] = ()
     why: str = "" # what flows in from the steps it depends on
 
+# %% ../../nbs/bench/10_schema.ipynb #4cc4f02c
 class PlanningSample(_Sample):
     "Which tools, in which order? The steps form an acyclic graph."
     task: Literal["planning"] = "planning"
@@ -353,6 +355,7 @@ def import_tools(
     if dup: raise DataError(source, None, "each tool name once", f"{dup!r} twice", "import the servers one by one with --prefix")
     return out
 
+# %% ../../nbs/bench/10_schema.ipynb #7150824d
 def _import_one(i, item, prefix, source):
     f = item.get("function", item) if isinstance(item, dict) else None
     if not isinstance(f, dict) or not isinstance(f.get("name"), str): raise DataError(source, None, "an object with a name", _short(item), "give each tool a name", f"tools[{i}].name")

@@ -21,6 +21,7 @@ def shuffled(
     "In random order."
     return [samples[i] for i in np.random.default_rng([seed, 1]).permutation(len(samples))]
 
+# %% ../../nbs/bench/13b_streams.ipynb #98a71406
 def tool_blocks(
     samples:list[SelectionSample], # selection samples
     blocks:int, # how many
@@ -43,6 +44,7 @@ def tool_ordered(
     "One block of tools after the other: a stream that never comes back to a tool."
     return [s for b in tool_blocks(samples, blocks, seed) for s in b]
 
+# %% ../../nbs/bench/13b_streams.ipynb #9966802d
 def recurring(
     samples:list[SelectionSample], # selection samples
     seed:int, # of the blocks and of the order within them
@@ -69,6 +71,7 @@ def zipf(
         out.append(samples[i].model_copy(update={"sample_id": f"{samples[i].sample_id}@{k}"}) if k else samples[i])
     return out
 
+# %% ../../nbs/bench/13b_streams.ipynb #ad9a68c2
 def noisy_labels(
     samples:list[SelectionSample], # selection samples
     share:float, # of them that get a wrong label, in [0, 1]
@@ -92,6 +95,7 @@ class Change:
     train: tuple = () # samples of the new function
     test: tuple = ()
 
+# %% ../../nbs/bench/13b_streams.ipynb #bd555337
 @dataclass(frozen=True)
 class Round:
     "What happens to the library, what arrives then, and what is asked at the end."
@@ -150,6 +154,7 @@ def library_rounds(
         out.append(Round(events, shuffled(streams[r], seed*1000 + r), tests[r], live))
     return out
 
+# %% ../../nbs/bench/13b_streams.ipynb #052a4879
 def _plain_tool(t:Tool)->dict: return t.model_dump(exclude={"reserve"})
 
 def _check_rounds(lives, arrive, retire, changes, card):
@@ -206,6 +211,7 @@ def held_back(
     if n > len(old): raise ValueError(f"cannot retire {n} of {len(old)} tools; lower `gone`")
     return [order[:a], order[a:b], order[b:c], []], {2: old[:n]}
 
+# %% ../../nbs/bench/13b_streams.ipynb #8ae232f4
 def external_rounds(
     name:str, # metatool or stabletoolbench
     folder:str|Path|None=None, # as `load_dataset` takes it: one that holds the data sets

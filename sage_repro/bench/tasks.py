@@ -37,6 +37,7 @@ def tool_sequence(
     "The plan as a list of tools."
     return tuple(s.tool_id for s in sample.gold)
 
+# %% ../../nbs/bench/11b_tasks.ipynb #aa15df2a
 def as_retrieval(
     sample:PlanningSample, # a planning sample
 )->SelectionSample: # the same query; gold: every tool of the plan
@@ -55,6 +56,7 @@ def plan_statistics(
                 "two categories %": 100*np.mean(cats), **{f"{d} %": 100*level[d]/len(L) for d in ("easy", "medium", "hard")}}
     return pd.DataFrame({k: row(v) for k, v in splits.items()}).T.map(lambda x: round(x, 1) if isinstance(x, float) else x)
 
+# %% ../../nbs/bench/11b_tasks.ipynb #ee1cd51a
 def unseen_sequences(
     train:list[PlanningSample], # what was learned
     test:list[PlanningSample], # what is asked
@@ -139,6 +141,7 @@ def composed_share(
     whole, written = (sum(len(spoken(d, listings=x)) for d in dialogues) for x in (True, False))
     return 1 - written/whole
 
+# %% ../../nbs/bench/11b_tasks.ipynb #17a95056
 def goal_of(
     d:Dialogue, # a dialogue
 )->str: # the words of its opening query in order, case and punctuation gone
@@ -161,6 +164,7 @@ def similar_dialogues(
         index.insert(i, h, check_duplication=False)
     return sorted(out, key=lambda p: -p[2])
 
+# %% ../../nbs/bench/11b_tasks.ipynb #1fd2d410
 def dialogue_statistics(
     dialogues:list[Dialogue], # as loaded
 )->pd.DataFrame: # one row a kind, and all
@@ -184,6 +188,7 @@ def same_intent(
     out = [(train[j].sample_id, held[i].sample_id, float(sim[i, j])) for i, j in zip(*np.nonzero(sim >= threshold)) if gold[j] & tools(held[i])]
     return sorted(out, key=lambda p: -p[2])
 
+# %% ../../nbs/bench/11b_tasks.ipynb #c4fc8f9c
 def shared_plans(
     train:list[PlanningSample], # training plans
     held:list[PlanningSample], # held-out plans
@@ -220,6 +225,7 @@ class PlanReading(BaseModel):
     query_read: str | None = None # the wording that was read, where it is not today's
     gold_read: tuple[PlanStep, ...] | None = None # the gold at the time, where it is not today's
 
+# %% ../../nbs/bench/11b_tasks.ipynb #5ebc8957
 class TimingReading(BaseModel):
     "One blind reading of a timing item."
     model_config = ConfigDict(extra='forbid', frozen=True)
@@ -233,6 +239,7 @@ class TimingReading(BaseModel):
     superseded: bool = False
     query_read: str | None = None
 
+# %% ../../nbs/bench/11b_tasks.ipynb #9977d4c6
 class DialogueReading(BaseModel):
     "One reading of a training dialogue, which is not blind: the reader judges it."
     model_config = ConfigDict(extra='forbid', frozen=True)
@@ -277,6 +284,7 @@ def reading_agreement(
     out = out.loc[[s for s in ("dev", "test", "all") if s in out.index]].reset_index(); ends = [clopper_pearson(a, n) for a, n in zip(out.agree, out.n)]
     return out.assign(rate=out.agree/out.n, low=[l for l, _ in ends], high=[h for _, h in ends])
 
+# %% ../../nbs/bench/11b_tasks.ipynb #7c83c39a
 def dialogue_verdicts(
     root=None, # the data folder; None: found
 )->pd.DataFrame: # one row a question: yes, of, share, low, high

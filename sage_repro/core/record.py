@@ -27,6 +27,7 @@ def _root()->Path|None:
     try: return repo_root()
     except FileNotFoundError: return None
 
+# %% ../../nbs/core/02_record.ipynb #a0488a46
 def source_state(
     root:Path|None=None, # the repository
 )->dict: # commit (or None), dirty (or None)
@@ -49,6 +50,7 @@ def _cpu()->str:
     except OSError: return platform.processor() or platform.machine()
     return next((l.split(":", 1)[1].strip() for l in lines if l.startswith("model name")), platform.machine())
 
+# %% ../../nbs/core/02_record.ipynb #c6193eba
 def environment(root:Path|None=None)->dict:
     "Package versions, digest of the lock, and hardware."
     root = root or _root(); lock = root/"constraints.txt" if root else Path("constraints.txt"); gpu = None
@@ -107,6 +109,7 @@ def record_dir(r:Record, root:Path|None=None)->Path:
     "Where a record belongs."
     return (root or repo_root())/"results"/("records" if r.publishable else "scratch")/f"{r.experiment}-{r.scale}"
 
+# %% ../../nbs/core/02_record.ipynb #ac409bb0
 def save_record(
     r:Record, # complete
     predictions:list[dict]|None=None, # one a sample, method and seed

@@ -79,6 +79,7 @@ def cache_dir()->Path:
     base = os.environ.get("SAGE_CACHE") or os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "sage_repro")
     return Path(base)
 
+# %% ../../nbs/model/20_backbone.ipynb #646d3f7c
 @dataclass
 class Backbone:
     "A text encoder; made by `load_backbone`."
@@ -142,6 +143,7 @@ def _packed(self:Backbone, texts:list[str]): # (n, dim) unit vectors
     else: out = h[first if self.pooling == "cls" else first + k - 1]
     return torch.nn.functional.normalize(out, dim=1)
 
+# %% ../../nbs/model/20_backbone.ipynb #9723715f
 @patch
 def _padded(self:Backbone, texts:list[str]): # (n, dim) unit vectors
     "The plain twin: every text filled up to the longest."
@@ -161,6 +163,7 @@ def forward(
     if self.packs is None: self.packs = self._try_packing()
     return self._packed(texts) if self.packs else self._padded(texts)
 
+# %% ../../nbs/model/20_backbone.ipynb #ea849f30
 @patch
 def _try_packing(self:Backbone, tolerance:float=1e-4)->bool:
     "Does this model take positions and a mask for each pair of places? Some families count positions themselves."
@@ -197,6 +200,7 @@ def encode(
     if not texts: return np.zeros((0, self.dim), np.float32)
     return self._from_cache(list(texts), batch) if self.mode == "frozen" and self.cache is not None else self._encode_now(list(texts), batch)
 
+# %% ../../nbs/model/20_backbone.ipynb #e6888c2c
 @patch
 def _from_cache(self:Backbone, texts:list[str], batch:int)->np.ndarray:
     "Vectors of the pretrained weights; what is missing is encoded and kept."

@@ -69,6 +69,7 @@ def weights(self:Balance,
     if norms is not None: self.norm[at] = keep*self.norm[at] + (1 - keep)*norms
     return self.current()[at].to(next(iter(losses.values())).device)
 
+# %% ../../nbs/model/22b_balance.ipynb #b163401b
 @patch
 def known(self:Balance): # (seen,) places of the tasks seen so far, their running losses, their running gradient norms
     "What is known of the tasks, without the bias of the start."
@@ -88,6 +89,7 @@ class GradNorm(Balance):
         if shared is None: raise ValueError("shared must be a parameter or activation that every loss depends on, got None; GradNorm compares gradients there")
         return torch.stack([gradient_norm(l, shared, t) for t, l in losses.items()])
 
+# %% ../../nbs/model/22b_balance.ipynb #eacb99e3
 def gradient_norm(
     loss, # scalar with its graph, which is kept
     shared, # a tensor, or several
@@ -108,6 +110,7 @@ def pull(self:GradNorm): # (seen,) places, and (seen,) the gradient of sum |G - 
     G, rate = self.current()[seen] * g, loss/first
     return seen, (G - G.mean() * (rate/rate.mean())**self.cfg.alpha).sign() * g
 
+# %% ../../nbs/model/22b_balance.ipynb #755893ca
 @patch
 def step(self:GradNorm):
     "One step of the weights of all tasks seen so far; those not yet seen stay."

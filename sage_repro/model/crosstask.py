@@ -184,6 +184,7 @@ def forward(self:MultiTaskHeads,
     states = self.cross({t: self.adapters[t](x) for t in TASKS})
     return TaskStates(**{t: self.finish(t, states[t]) for t in TASKS})
 
+# %% ../../nbs/model/21b_crosstask.ipynb #36d54be2
 @patch
 def head(self:MultiTaskHeads,
     task:str, # one of TASKS

@@ -78,6 +78,7 @@ def _weigh(self:ToolIndex,
     s = idf[ix]*(tf/(np.repeat(self.k1*(1 - self.b + self.b*size/size.mean()), n) + tf))
     self.weights = csr_matrix((s.astype(np.float32), ix, ptr), shape=(len(n), len(self.terms))).T.tocsr()
 
+# %% ../../nbs/model/23_lexical.ipynb #0532b4fb
 @patch
 def scores(self:ToolIndex, queries:list[str])->np.ndarray: # (q, live) float32, 0 where no word is shared
     "Score of every live tool for each query; a word that no tool has counts nothing."

@@ -36,6 +36,7 @@ def margin(
     v = probs.topk(2, 1).values
     return 1 - (v[:, 0] - v[:, 1])
 
+# %% ../../nbs/model/22_losses.ipynb #aef90cd2
 def gold_nll(
     probs, # (b, n) rows sum to 1
     target, # (b, g) columns of the acceptable tools, -1 for none

@@ -78,6 +78,7 @@ def _add_tasks(self:DecisionNetwork, rng, n_tools):
     with torch.random.fork_rng(devices=[]): # its layers draw from the global generator
         torch.manual_seed(int(torch.randint(2**31, (), generator=rng))); self.decoder = PlanDecoder(c.planner, c.dim, n_tools)
 
+# %% ../../nbs/model/21_network.ipynb #ede6c9df
 @patch
 def unified(self:DecisionNetwork,
     x, # (b, dim) query vectors

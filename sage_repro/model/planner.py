@@ -139,6 +139,7 @@ def tools(self:PlanDecoder,
     rest = (0, 0, 0, len(T) - len(self.res_in))
     return torch.cat([self.tool_in(T) + F.pad(self.res_in, rest), self.start]), F.normalize(self.tool_out(T) + F.pad(self.res_out, rest), dim=1)
 
+# %% ../../nbs/model/24_planner.ipynb #5fcd5b3f
 @patch
 def states(self:PlanDecoder,
     x, mask, # as `read_requests` gives them
@@ -198,6 +199,7 @@ def beam_search(
         opened = [[b for b in sorted(c, key=lambda b: -b[1])[:cfg.beam] if b[1] + room > best[i][1]] for i, c in enumerate(new)]
     return [p for p, _ in best]
 
+# %% ../../nbs/model/24_planner.ipynb #dafcb678
 def _allowed(z, plans, step, cfg):
     z = z.clone(); n = z.shape[1] - 1
     if step == 0: z[:, n] = -torch.inf
@@ -252,6 +254,7 @@ class PointerPlanner:
         cfg:PlannerConfig|None=None, # None: the defaults
     ): self.encode, self.cfg, self.nets, self.ids, self.known = encode, cfg or PlannerConfig(), [], [], []
 
+# %% ../../nbs/model/24_planner.ipynb #f759eba7
 @patch
 def set_library(self:PointerPlanner,
     vectors:dict[str, np.ndarray], # tool id -> (dim,) unit vector of its text
@@ -358,6 +361,7 @@ def _score(self:PointerPlanner, x, mask, near, own, plans, among=None): # log-pr
         out = out + net.logits(s[:, -1:], memory, x[o], mask[o], self.T, point, (copy, follow))[:, 0].masked_fill(shut, -torch.inf).log_softmax(1)
     return out / len(self.nets)
 
+# %% ../../nbs/model/24_planner.ipynb #253ccb3c
 @patch
 @torch.no_grad()
 def plan(self:PointerPlanner,

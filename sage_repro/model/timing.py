@@ -138,6 +138,7 @@ def note(self:TimingHead,
     "Count samples, and move the centre to their mean."
     x = torch.stack([x for x, _ in rows]); self.seen += len(rows); self.mean += (x - self.mean).sum(0) / self.seen
 
+# %% ../../nbs/model/25_timing.ipynb #c2eb0df2
 @patch
 def _step(self:TimingHead, rows, gold, lr):
     if self.opt is None: self.opt = torch.optim.AdamW(self.parameters(), lr=lr, weight_decay=0.)
@@ -157,6 +158,7 @@ def fit(self:TimingHead,
     for k, b in enumerate(todo): self._step([rows[i] for i in b], [gold[i] for i in b], cfg.lr*(1 - k/len(todo)))
     return self
 
+# %% ../../nbs/model/25_timing.ipynb #dc7b77ce
 @patch
 def observe(self:TimingHead,
     samples:Sequence[TimingSample], # a batch that has just arrived, with gold
@@ -171,6 +173,7 @@ def observe(self:TimingHead,
         elif (j := int(rng.integers(n))) < self.cfg.keep: self.kept[j] = pair
     return l
 
+# %% ../../nbs/model/25_timing.ipynb #3a8066b6
 @patch
 @torch.no_grad()
 def probability(self:TimingHead,

@@ -163,6 +163,7 @@ def _what(c:Claim)->str:
     name = _NAMES.get(c.metric, c.metric.replace("_", " "))
     return name if c.challenge == "all" else f"{c.challenge} {name}"
 
+# %% ../../nbs/paper/60_claims.ipynb #f159c968
 def _rows(
     claims:list[Claim], # the register
     table:str, # one table
@@ -210,6 +211,7 @@ def counted(
     "The claims whose denominator is the test set: not MRR, precision, recall, and not the rounds with a changed library."
     return [c for c in claims if c.challenge == challenge and c.numeric and c.unit == "%" and c.metric in (*COUNTED[challenge], "headline")]
 
+# %% ../../nbs/paper/60_claims.ipynb #d2e83101
 def granularity(
     claims:list[Claim], # shares of the items of this test set
     t:SetSize, # the stated size
@@ -254,6 +256,7 @@ def implied_prevalence(
     if errors <= 0: raise ValueError("precision and recall must not both be 1: a perfect row fits any positive rate; leave it out")
     return (1 - accuracy) / errors
 
+# %% ../../nbs/paper/60_claims.ipynb #9cc25df4
 def prevalence_range(
     row:dict[str, Claim], # accuracy, precision and recall, in percent
 )->tuple[float, float]: # lowest and highest positive rate that rounding allows
@@ -306,6 +309,7 @@ def confusions(
                     if tp + fp and prints_as(100 * tp / (tp + fp), p) and prints_as(100 * (tp + n - pos - fp) / n, a)]
     return out
 
+# %% ../../nbs/paper/60_claims.ipynb #017a61f7
 def smallest_n(
     row:dict[str, Claim], # accuracy, precision and recall, in percent
     limit:int=300, # largest n tried
@@ -337,6 +341,7 @@ def harmonic(
     "F1 of a precision and a recall."
     return 2 * p * r / (p + r) if p + r else 0.
 
+# %% ../../nbs/paper/60_claims.ipynb #e68f9652
 def f1_mismatch(
     precision:Claim, # in percent
     recall:Claim, # in percent, same row
@@ -410,6 +415,7 @@ def quantity(
     if metric == "final_performance": challenge, metric = "selection", "top5"
     return challenge, metric, SAME_METHOD.get(c.method, c.method)
 
+# %% ../../nbs/paper/60_claims.ipynb #4455e8a6
 def contradiction(
     a:Claim, # a claim
     b:Claim, # another about the same quantity, in another table
@@ -442,6 +448,7 @@ def subset_beats_all(
 
 ROUND0_TOOLS, MAIN_TOOLS = 1000, 1200 # library sizes that the draft states for round 0 and for the main table
 
+# %% ../../nbs/paper/60_claims.ipynb #501a3161
 def same_at_round0(
     pairs:list[tuple[Claim, Claim]], # (round 0 of the online experiment, main table), one pair a method
 )->Finding|None: # None unless each pair is equal

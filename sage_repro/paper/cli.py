@@ -48,6 +48,7 @@ def _backbone(mode:str, seed:int, name:str|None=None):
     b.model.eval()
     return b
 
+# %% ../../nbs/paper/64_cli.ipynb #2b8324e8
 def _load_model(folder, backbone=None):
     "A trained model; a damaged one is an error of input, too."
     from safetensors import SafetensorError
@@ -121,6 +122,7 @@ def _evaluate(entries, model, tools, samples, train, seeds)->tuple[list[dict], l
     if model: rows += _judge(model, samples, notes) + _plans(model, samples, notes)
     return rows + _other_tasks(entries, tools, samples, train), notes
 
+# %% ../../nbs/paper/64_cli.ipynb #3efca773
 def _other_tasks(entries, tools, samples, train)->list[dict]:
     "Plans and timing decisions of the methods that were asked for."
     from sage_repro.agents.planning import build_planner
@@ -151,6 +153,7 @@ def _eval_datasets(a)->int:
     if code: _fail("nothing was run: no data set could be read; fix: pass --data-dir")
     return 0
 
+# %% ../../nbs/paper/64_cli.ipynb #73aed14f
 def _eval_dataset(a, s, entries, out, quiet)->int:
     "Load, score, write; what the default methods cannot do there is not worth a line."
     from sage_repro.agents.score import score_dataset
@@ -166,6 +169,7 @@ def _fetched(s):
     from sage_repro.bench.external import fetch, load_dataset
     return load_dataset(s.name, fetch(s.name, progress=lambda f: print(f"fetching {f}", file=sys.stderr)))
 
+# %% ../../nbs/paper/64_cli.ipynb #d14f9ea7
 def _limited(d, n:int, seed:int):
     "At most n samples of each task, drawn by the seed."
     from dataclasses import replace
@@ -186,6 +190,7 @@ def _with_library(t, tools):
     for tid in [i for i in t.library.ids if i not in want]: t.apply(LibraryEvent(event="retire", tool={"tool_id": tid}))
     return t
 
+# %% ../../nbs/paper/64_cli.ipynb #55093a19
 def _judge(model, samples, notes)->list[dict]:
     "Timing decisions of a model that learned to judge."
     t, m, meta = model; items = [s for s in samples if s.task == "timing"]
@@ -230,6 +235,7 @@ def _print_metrics(metrics:list[dict]):
         for meth, v in rows.items(): tab.add_row(meth, *(f"{100*v[n]['value']:.1f} [{100*v[n]['low']:.1f}, {100*v[n]['high']:.1f}]" for n in names), *([] if one else [f"{size[meth]:,}"]))
         Console(width=max(100, Console().width)).print(tab)
 
+# %% ../../nbs/paper/64_cli.ipynb #4ae38564
 def _shown(rows:dict)->list[str]:
     "The columns worth their width: recall only where it says more than top-5."
     more = any(v["top5"]["value"] - v["recall@5"]["value"] > .005 for v in rows.values() if "recall@5" in v)
@@ -387,6 +393,7 @@ def _follow(a, agent, out)->int:
     print(f"{t.position} records learned ({t.costs.gradient_visits} gradient visits{_so_far(t)}); wrote {a.out}")
     return 0
 
+# %% ../../nbs/paper/64_cli.ipynb #c13ce7b7
 def _so_far(t)->str:
     from sage_repro.agents.evaluate import prequential
     p = prequential(t); return "" if p is None else f", prequential top-1 {100*p:.1f} %"
@@ -400,6 +407,7 @@ def _save_agent(a, agent, out, wall):
     follow = {"file": Path(a.follow).name, "first_line": _first_line(a.follow), "position": t.position}
     save_model(out, t, agent.method, agent.seed, agent.n_stream, run_summary(t, agent.method, agent.seed, wall) | {"follow": follow})
 
+# %% ../../nbs/paper/64_cli.ipynb #97371948
 @contextmanager
 def _until_stopped():
     "A list that fills when somebody asks us to stop, so that a record is never learned by half; a second request stops at once."
@@ -465,6 +473,7 @@ def _list_datasets():
     for s in sources(): print(f"{s.name:16} {s.licence}, {', '.join(s.tasks) or 're-described tools'}; {s.home}\n{'':16} {s.cite}")
     print(f"\neval --dataset NAME --data-dir DIR reads DIR/NAME; without --data-dir the files are fetched into {cache_dir()}")
 
+# %% ../../nbs/paper/64_cli.ipynb #0f959fa8
 def cmd_make_stream(a)->int:
     "A stream in a named order, or rounds with changes of the library, as files."
     from sage_repro.bench import streams
@@ -478,6 +487,7 @@ def cmd_make_stream(a)->int:
     stream = make(samples, a.seed); write_jsonl(out/"tools.jsonl", tools); write_jsonl(out/"stream.jsonl", stream)
     print(f"wrote {len(tools):,} tools and {len(stream):,} samples, {a.kind}, to {a.out}"); return 0
 
+# %% ../../nbs/paper/64_cli.ipynb #0bcbc4db
 def _selection_of(a):
     "The library and the training samples of a data set's selection task."
     from sage_repro.bench.external import load_dataset, split_80_10_10
@@ -503,6 +513,7 @@ def _parameter(text:str):
     try: return k, json.loads(v)
     except json.JSONDecodeError: return k, v
 
+# %% ../../nbs/paper/64_cli.ipynb #f606d57e
 def cmd_reproduce(a)->int: from sage_repro.paper.report import reproduce; return reproduce(a.scale)
 def cmd_report(a)->int: from sage_repro.paper.report import write_report; print(f"wrote {write_report()}"); return 0
 def cmd_paper(a)->int: from sage_repro.paper.report import build_paper; return build_paper(required=True)
@@ -545,6 +556,7 @@ def parser()->argparse.ArgumentParser:
     _other_args(add)
     return p
 
+# %% ../../nbs/paper/64_cli.ipynb #c527aece
 def _eval_args(q):
     q.add_argument("--tools", help="tools.jsonl (a --model brings its own)"); q.add_argument("--samples", help="samples.jsonl to score on")
     q.add_argument("--dataset", help="a public data set instead of --tools and --samples: see `sage-bench list datasets`; or all"); q.add_argument("--data-dir", help="the data set's folder, or the one that holds a folder for each")

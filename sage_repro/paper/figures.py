@@ -67,6 +67,7 @@ def _legend(fig, names:list[str], curves:set[str], ref:str):
     handles = [Line2D([], [], **{**method_style(m), "linestyle": line(m)}, label=title(m)) for m in dict.fromkeys(names)]
     fig.legend(handles=handles, loc="outside lower center", ncols=2, handlelength=2.2, handletextpad=.5)
 
+# %% ../../nbs/paper/62_figures.ipynb #2b842495
 def learning_curve(
     r:Record, # table2_challenges
     ax=None, # a matplotlib axis; None: the paper's figure, with the second panel and the legend

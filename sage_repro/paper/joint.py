@@ -31,6 +31,7 @@ class JointConfig:
 
 ARMS = {"separate": ((), "fixed"), "joint": ((), "fixed"), "joint + cross-task": ("full", "fixed"), "joint + GradNorm": ((), "gradnorm"), "joint + cross-task + GradNorm": ("full", "gradnorm")}
 
+# %% ../../nbs/paper/59c_joint.ipynb #21c8b896
 def arm_trainer(
     arm:str, # a key of ARMS
     tools:list, backbone, # library and frozen encoder
@@ -64,6 +65,7 @@ def run_arm(
     weights = {} if arm == "separate" else dict(zip(("selection", "timing", "planning"), [round(float(x), 4) for x in cost[0].balance.current()]))
     return {"run": {"method": arm, "seed": seed, "gradient_visits": sum(t.costs.gradient_visits for t in cost), "steps": sum(t.costs.steps for t in cost), "wall_seconds": round(time.perf_counter() - t0, 2), "task_weights": weights}, "predictions": rows}
 
+# %% ../../nbs/paper/59c_joint.ipynb #de6e14eb
 def ask_task(t, task:str, items:list, arm:str, seed:int)->list[dict]: # one row a sample, in the kit's format for predictions
     from sage_repro.agents.evaluate import predictions
     from sage_repro.agents.score import timing_rows
@@ -149,6 +151,7 @@ def whole_sequence(train:list, test:list, backbone, seed:int)->list[dict]: # row
     got = LogisticRegression(C=10, max_iter=300).fit(x(plans), labels).predict(x(items)) if len(set(labels)) > 1 else labels[:1]*len(items)
     return [{"sample_id": s.sample_id, "task": "planning", "method": "sequence as a class", "seed": seed, "prediction": [{"tool_id": p.tool_id, "depends_on": list(p.depends_on)} for p in first[k].gold]} for s, k in zip(items, got)]
 
+# %% ../../nbs/paper/59c_joint.ipynb #8c01ec52
 def beside(train, test, tools, backbone, seed)->list[dict]: # units of what is not joint
     "Rows of methods for one task, on the same split."
     from sage_repro.agents.planning import build_planner
@@ -189,6 +192,7 @@ def joint_tasks(
     r.environment, r.wall_seconds, r.peak_memory_mb = environment(root), round(time.perf_counter() - t0, 1), round(peak_memory_mb(), 1)
     return r, [p for u in units for p in u["rows"]]
 
+# %% ../../nbs/paper/59c_joint.ipynb #fe48900d
 def _unit(name, arm, tools, train, test, backbone, seed, cfg, root, progress)->dict:
     from sage_repro.agents.evaluate import code_digest, unit_key
     f = root/"results"/"scratch"/"units"/"table3b_joint"/(unit_key({"arm": arm, "cfg": asdict(cfg)}, tools, train, {"x": test}, backbone, seed, code_digest()) + ".json")

@@ -77,6 +77,7 @@ def _differs(a:Path, b:Path)->bool:
     "Bytes, except for PDFs: a font or library version may draw the same figure otherwise; the manifest's fingerprints cover their data."
     return a.suffix != ".pdf" and _content(a) != _content(b)
 
+# %% ../../nbs/paper/65_report.ipynb #aee73f81
 def _content(p:Path):
     if p.name != "manifest.json": return p.read_bytes()
     return {k: ({f: h for f, h in v.items() if not f.endswith(".pdf")} if isinstance(v, dict) else v) for k, v in json.loads(p.read_text()).items()}
@@ -184,6 +185,7 @@ def _records_of(scale:str, root:Path)->tuple[dict[str, Record], bool]:
     if main.is_file() and (other is None or main.stat().st_mtime >= (other/"record.json").stat().st_mtime): return clean, False
     return {k: load_record(d) for k, d in fresh.items()}, True
 
+# %% ../../nbs/paper/65_report.ipynb #156606cd
 def _print_claims(records:dict[str, Record]):
     "Claimed | measured [95 % interval] | n | verdict."
     from rich.console import Console

@@ -58,6 +58,7 @@ def aggregates(
         if m.seed is not None and m.split == split: seeds[m.method, m.name] = seeds.get((m.method, m.name), 0) + 1
     return {(m.method, m.name): Estimate(m.value, m.low, m.high, m.n, seeds.get((m.method, m.name), 1)) for m in r.metrics if m.seed is None and m.split == split}
 
+# %% ../../nbs/paper/61_tables.ipynb #c72a225d
 def methods_of(r:Record)->list[str]:
     "Methods in record order."
     return list(dict.fromkeys(m.method for m in r.metrics))
@@ -142,6 +143,7 @@ def tabular(
     foot = [rf"\multicolumn{{{k}}}{{@{{}}l@{{}}}}{{\footnotesize {n}}}\\" for n in notes]
     return "\n".join([*lines[:top + 1], *head, r"\midrule", *body, r"\bottomrule", *foot, lines[-1]]) + "%\n"
 
+# %% ../../nbs/paper/61_tables.ipynb #5b7e6225
 def _spans(columns)->list[str]:
     "A rule under each spanning head."
     upper, out, i = columns.get_level_values(0), [], 0
@@ -164,6 +166,7 @@ def group_of(
     if c is None: return _UNTRAINED.get(method, 1)
     return 4 if c["memory"] else 3 if c["coreset"] or c["gate"] != "all" else 2
 
+# %% ../../nbs/paper/61_tables.ipynb #57ba1251
 def grouped(
     r:Record,
     names:list[str], # methods
@@ -337,6 +340,7 @@ def _unit(c:Claim)->str: return {"%": "", "points": " pts", "x of SFT": "×", "x
 
 def _digits(c:Claim)->int: return 1 if c.unit in ("%", "points") else 2
 
+# %% ../../nbs/paper/61_tables.ipynb #4151001d
 def latex_claims(
     rows:list[tuple[Claim, Estimate|None, str]], # from `claim_rows`
 )->str: # a tabular
@@ -403,6 +407,7 @@ def _data_macros(digest:str)->dict[str, str]: # counted once for each state of t
         out |= {f"audit.{name}": str(Estimate(agree/k, low, high, k, 1)), "audit.items": f"{k:,}"}
     return out | _task_macros()
 
+# %% ../../nbs/paper/61_tables.ipynb #284816ae
 def _task_macros()->dict[str, str]:
     "Counts of planning, timing, dialogues and of the changing library."
     from sage_repro.bench.metrics import planning_metrics
@@ -516,6 +521,7 @@ def _texts(records:dict[str, Record])->dict[str, str]:
     return {"macros.tex": write_macros(macros(records)), "table2_challenges.tex": latex_selection(r, claims), "table2_cost.tex": latex_cost(r, claims), "table_claims.tex": latex_claims(claim_rows(list(records.values()), claims)),
             "table_metatool.tex": latex_metatool(meta), "audit_findings.tex": latex_findings(audit(claims, load_test_sets()))}
 
+# %% ../../nbs/paper/61_tables.ipynb #3a94a1db
 def write_generated(
     records:dict[str, Record], # experiment -> record; table2_challenges must be there
     out:Path, # paper/generated

@@ -177,6 +177,7 @@ def _arrive(self:ImportanceBatches)->tuple[np.ndarray, np.ndarray|None]: # indic
     self.costs.scored += len(ids)*bool(self.scorer.needs)
     return ids, importance
 
+# %% ../../nbs/stream/39_addon.ipynb #a278f085
 @patch
 def _next(self:ImportanceBatches)->Plan:
     if self.all: return self._plan(*self._arrive())
@@ -190,6 +191,7 @@ def _next(self:ImportanceBatches)->Plan:
     ids, importance, self.waiting, self.waiting_I = self.waiting[:need], self.waiting_I[:need], self.waiting[need:], self.waiting_I[need:]
     return self._plan(ids, importance)
 
+# %% ../../nbs/stream/39_addon.ipynb #7ef3a8b3
 @patch
 def _promote(self:ImportanceBatches, k:int): # the k highest of the refused
     best = np.argsort(-self.refused_I, kind="stable")[:k]
@@ -205,6 +207,7 @@ def _plan(self:ImportanceBatches, ids, importance)->Plan:
     with self.costs.clock("replay"): slots, w = self.buffer.sample(k); old = self.buffer.rows(slots)["index"]
     return Plan(np.r_[ids, old], len(ids), np.r_[np.ones(len(ids)), w].astype(np.float32), slots, importance)
 
+# %% ../../nbs/stream/39_addon.ipynb #3f689375
 @patch
 def learn(self:ImportanceBatches,
     plan:Plan, # a batch that was trained on
@@ -222,6 +225,7 @@ def learn(self:ImportanceBatches,
         fresh = ~np.isin(plan.ids[:plan.new], self.buffer.columns["index"][:len(self.buffer)]) if len(self.buffer) else np.ones(plan.new, bool)
         if fresh.any(): self.buffer.add({"index": plan.ids[:plan.new][fresh]}, importance[fresh])
 
+# %% ../../nbs/stream/39_addon.ipynb #09bc374e
 def _first(s:Signals, n:int)->Signals: return Signals(*(None if v is None else v[:n] for v in vars(s).values()))
 
 # %% ../../nbs/stream/39_addon.ipynb #f313cd7f
@@ -237,6 +241,7 @@ def save_batches(
     tree = {k: pack(None if getattr(b, k) is None else vars(getattr(b, k)), arrays) for k in OBJECTS} | {k: pack(getattr(b, k), arrays) for k in PLAIN}
     save_file(arrays, Path(folder)/"importance.safetensors"); write_atomic(Path(folder)/"importance.json", json.dumps(tree))
 
+# %% ../../nbs/stream/39_addon.ipynb #086d8984
 def load_batches(
     b:ImportanceBatches, # made with the same parts on the same data
     folder:str|Path, # of `save_batches`
@@ -304,6 +309,7 @@ class Fetch:
     def __len__(self)->int: return len(self.data)
     def __getitems__(self, plan:Plan): return [(self.data.__getitems__(plan.ids.tolist()) if hasattr(self.data, "__getitems__") else [self.data[i] for i in plan.ids.tolist()]), plan]
 
+# %% ../../nbs/stream/39_addon.ipynb #933d20f5
 def _loader(trainer, theirs)->DataLoader:
     "Their loader's parts, and our batch sampler."
     from transformers.trainer_utils import get_last_checkpoint
@@ -318,6 +324,7 @@ def _loader(trainer, theirs)->DataLoader:
         load_batches(b, get_last_checkpoint(trainer.args.output_dir) if at is True else at); b.skip *= not trainer.args.ignore_data_skip
     return DataLoader(Fetch(theirs.dataset), batch_sampler=b, collate_fn=gather, pin_memory=trainer.args.dataloader_pin_memory and torch.cuda.is_available())
 
+# %% ../../nbs/stream/39_addon.ipynb #a898681e
 class _Epochs:
     "A prepared loader's batch sampler; which epoch it is goes to the loader."
     def __init__(self, loader): self.loader, self.set_epoch = loader, getattr(loader, "set_epoch", lambda epoch: None)
@@ -333,6 +340,7 @@ def _score(trainer, inputs:dict, ids)->Signals:
         with torch.no_grad(), trainer.compute_loss_context_manager(): return signals(look(m, inputs, ids), trainer.batches.scorer.needs)
     finally: m.train(was)
 
+# %% ../../nbs/stream/39_addon.ipynb #1337c9ca
 def _loss(trainer, theirs, model, inputs:dict, return_outputs:bool=False, num_items_in_batch=None):
     "Their loss where nothing is weighed; else the weighted one, and what it teaches the buffer."
     plan = inputs.pop("importance_plan", None); b = trainer.batches
@@ -344,6 +352,7 @@ def _loss(trainer, theirs, model, inputs:dict, return_outputs:bool=False, num_it
     loss = weighted_loss(l, torch.from_numpy(plan.weights).to(l.nll.device), num_items_in_batch)
     return (loss, {"loss": loss, "logits": l.logits}) if return_outputs else loss
 
+# %% ../../nbs/stream/39_addon.ipynb #3bc994cc
 def weighted_loss(
     l:Look, # of the training pass
     weights:torch.Tensor, # (b,) one for each sample

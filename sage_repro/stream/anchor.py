@@ -39,6 +39,7 @@ def _digits():
     X, y = load_digits(return_X_y=True); X = (X/16).astype(np.float32); test = np.arange(len(y)) % 5 == 0
     return X[~test], y[~test], X[test], y[test]
 
+# %% ../../nbs/stream/38_anchor.ipynb #12bdb51f
 def experiences(
     scenario:str, # split or permuted
     seed:int, # of the permutations

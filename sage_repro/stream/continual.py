@@ -58,6 +58,7 @@ def old_rows(p:torch.Tensor, like:torch.Tensor)->torch.Tensor: # the part of a t
     "A table's first rows."
     return p if p.shape == like.shape else p[:len(like)]
 
+# %% ../../nbs/stream/33_continual.ipynb #f2107004
 @patch
 def loss(self:EWC, trainer, batch, logits, n_new:int): # scalar
     "The penalty at the weights of now; 0 before the first consolidation."
@@ -88,6 +89,7 @@ def consolidate(self:EWC,
         for (n, p), f in zip(now.items(), new): self._merge(n, p.detach().clone(), f)
     self.buffer = FIFOBuffer(self.buffer.capacity, self.buffer.rng)
 
+# %% ../../nbs/stream/33_continual.ipynb #6088f659
 @patch
 def _merge(self:EWC, n, p, f):
     old, at = torch.zeros_like(f), p.clone()

@@ -39,6 +39,7 @@ def cluster_subset(
     lab = MiniBatchKMeans(k, random_state=int(rng.integers(2**31)), n_init=1, batch_size=1024).fit_predict(x)
     return stratified(lab, m, rng)
 
+# %% ../../nbs/stream/32_coreset.ipynb #4f71e970
 def difficulty_balanced(
     loss:np.ndarray, # (n,) difficulty
     m:int, # how many to keep
@@ -65,6 +66,7 @@ def farthest_first(
         np.maximum(near, x @ x[out[-1]], out=near); near[out] = np.inf
     return np.array(out)
 
+# %% ../../nbs/stream/32_coreset.ipynb #43f93c14
 def hard_and_diverse(loss:np.ndarray, x:np.ndarray, m:int, rng:np.random.Generator, hard:float=.6)->np.ndarray: # (m,) indices
     "Hybrid: 60 % hardest, 40 % diverse among the rest."
     h = loss_topk(loss, int(round(hard*m))); rest = np.setdiff1d(np.arange(len(loss)), h)

@@ -112,6 +112,7 @@ class Cover:
 
     def score(self, s)->np.ndarray: return self.norm(self.distance(vectors_of(s)))
 
+# %% ../../nbs/stream/32b_coreset_stream.ipynb #fa7cd7c7
 @patch
 def _merge(self:Cover):
     while len(self.centres) > self.k:

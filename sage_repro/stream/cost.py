@@ -61,6 +61,7 @@ def drift(
     at = np.unique(np.linspace(0, len(keys) - 1, min(n, len(keys))).astype(int))
     return float((x[at]*t.backbone.encode([texts[keys[i]] for i in at])).sum(1).mean())
 
+# %% ../../nbs/stream/41_cost.ipynb #f0bee504
 def refresh(
     t:StreamTrainer, # with a memory
     texts:dict[str, str], # sample id -> text
@@ -148,6 +149,7 @@ def encoding_cost(
     for i in range(0, len(train), 512): b.encode([query_text(s) for s in train[i:i+512]])
     return {"wall_seconds": time.perf_counter() - t0, "cpu_seconds": time.process_time() - cpu}
 
+# %% ../../nbs/stream/41_cost.ipynb #12c4b16c
 def with_encoding(
     run:dict, # of a frozen arm, its vectors from the cache
     cost:dict, # from `encoding_cost`
@@ -213,6 +215,7 @@ def cost_ratios(
     out = {"lora": both(lora, "A_lora")} if lora else {}
     return out | ({"frozen_heads": both(frozen, "A_baseline", "heads_"), "frozen_end_to_end": both(frozen, "A_baseline", "end_to_end_")} if frozen else {})
 
+# %% ../../nbs/stream/41_cost.ipynb #191d6c94
 def cost_frame(
     record, # of `table6_cost`
 ): # DataFrame, one row a method
@@ -248,6 +251,7 @@ def tune_cost(
     r.environment, r.wall_seconds, r.peak_memory_mb = environment(root), round(time.perf_counter() - t0, 1), round(peak_memory_mb(), 1)
     return r, [{**p, "split": "dev"} for u in units for p in u["predictions"]["dev"]]
 
+# %% ../../nbs/stream/41_cost.ipynb #6d0709c5
 def choose_lower(
     mrr:dict[float, float], # learning rate -> dev MRR, in [0, 1]
     margin:float=.01, # a dev set of 90 items cannot tell less apart

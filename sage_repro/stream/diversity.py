@@ -81,6 +81,7 @@ class ExactWindow(Recent):
             np.maximum(best, highest(np.matmul(rows, xt, out=room[:len(rows)])), out=best)
         return best
 
+# %% ../../nbs/stream/30b_diversity.ipynb #d482f2bf
 def multiplies_bytes()->bool:
     "Has this processor VNNI, and this torch a product of bytes? Elsewhere float32 is faster."
     return hasattr(torch, "_int_mm") and getattr(torch.cpu, "_is_vnni_supported", bool)()
@@ -124,6 +125,7 @@ def coarse(self:ExactWindow, x:np.ndarray)->np.ndarray|None: # (b,) cosine; None
     np.maximum.at(best, i, np.einsum("ij,ij->i", x[i], self.data[j]))
     return best
 
+# %% ../../nbs/stream/30b_diversity.ipynb #831fe394
 @patch
 def replace(self:ExactWindow, slots:np.ndarray, x:np.ndarray):
     self.data[slots] = x
@@ -158,6 +160,7 @@ def nearest(self:HashedWindow, x:np.ndarray)->np.ndarray: # (b,) cosine; 0 where
         if found: best[i] = (self.data[np.unique(found)] @ x[i]).max()
     return best
 
+# %% ../../nbs/stream/30b_diversity.ipynb #a7cf4606
 @patch
 def replace(self:HashedWindow, slots:np.ndarray, x:np.ndarray):
     "Old members leave their buckets, new ones enter theirs."
@@ -203,6 +206,7 @@ def _leave(self:InvertedWindow, slot:int):
     self.rows[c][r] = self.rows[c][last]; moved = self.owner[c][last]
     self.owner[c][r] = moved; self.place[moved, 1] = r; self.place[slot, 0] = -1; self.fill[c] = last
 
+# %% ../../nbs/stream/30b_diversity.ipynb #e88ed99e
 @patch
 def _join(self:InvertedWindow, slot:int, c:int, v:np.ndarray):
     r = int(self.fill[c])
@@ -223,6 +227,7 @@ def nearest(self:InvertedWindow, x:np.ndarray)->np.ndarray: # (b,) cosine
     out = np.empty_like(best); out[order] = best
     return out.reshape(near.shape).max(1)
 
+# %% ../../nbs/stream/30b_diversity.ipynb #2a39c20c
 @patch
 def _cells(self:InvertedWindow, x, k): # (b, k) cells of the nearest centroids, in no order
     s = x @ self.centroids.T
@@ -259,6 +264,7 @@ def refresh(self:InvertedWindow):
         self.rows.append(pad(x[part])); self.owner.append(pad(slot[part])); self.place[slot[part], 0] = c; self.place[slot[part], 1] = np.arange(len(part))
     self.probes = self._probes_needed(x, own)
 
+# %% ../../nbs/stream/30b_diversity.ipynb #fd9d528d
 @patch
 def _probes_needed(self:InvertedWindow, x, own)->int:
     t = self.rng.choice(len(x), min(len(x), self.trial), replace=False); nearest, best = np.zeros(len(t), int), np.full(len(t), -np.inf)
@@ -308,6 +314,7 @@ class FaissWindow(ExactWindow):
         index.add_with_ids(self.data[:len(self)], np.arange(len(self)))
         return index
 
+# %% ../../nbs/stream/30b_diversity.ipynb #2da7e46e
 def _faiss():
     try: import faiss
     except ModuleNotFoundError as e: raise ImportError('FaissWindow needs faiss; run: pip install faiss-cpu, or use ExactWindow or InvertedWindow, which need nothing') from e
@@ -375,6 +382,7 @@ def paired_times(
             t = clock(); calls[k](); out[k].append(clock() - t)
     return {k: np.array(v) for k, v in out.items()}
 
+# %% ../../nbs/stream/30b_diversity.ipynb #5e9bce44
 def break_even(
     kind:str, # the window to compare with the exact one
     sizes:list[int], # windows, ascending

@@ -90,6 +90,7 @@ def linears(
     if other or not found: raise ValueError(f"the trainable parameters must be those of linear layers, got {other[:3] or 'none at all'}; freeze the others with requires_grad_(False), or pass the submodule that trains")
     return found
 
+# %% ../../nbs/stream/30c_fisher.ipynb #17414ec7
 @patch
 def _met(self:Fisher, name, x, out):
     if self._take is None or not out.requires_grad: return
@@ -186,6 +187,7 @@ class BatchMeanFisher(Fisher):
     @fisher.setter
     def fisher(self, new): self.raw, self.scale = new, 1.
 
+# %% ../../nbs/stream/30c_fisher.ipynb #9167701e
 def adam_fisher(
     optimiser:torch.optim.Optimizer, # Adam or AdamW after at least one step
     params:dict[str, torch.Tensor], # names and parameters, as of `Fisher.params`
@@ -223,6 +225,7 @@ def risk(self:Fisher,
         if (bias := _key(name, "bias")) in self.params: total += (delta if delta.ndim == 2 else delta.sum(1)).square() @ self.importance(bias)
     return total
 
+# %% ../../nbs/stream/30c_fisher.ipynb #cf45f689
 @patch
 @torch.no_grad()
 def importance(self:Fisher, key:str)->torch.Tensor: # the parameter's shape

@@ -124,6 +124,7 @@ def terms(self:SSIS,
     if c: out["f"] = self.norm["f"](np.log(s.risk + 1e-30))
     return out
 
+# %% ../../nbs/stream/30_importance.ipynb #1ddd7b71
 @patch
 def score(self:SSIS, s:Signals)->np.ndarray: # (b,) importance in [0, 1]
     "Importance of each sample of a batch."

@@ -67,6 +67,7 @@ def _hashing(): # made once: setting one up takes longer than hashing a batch
     from sklearn.feature_extraction.text import HashingVectorizer
     return HashingVectorizer(ngram_range=(1, 2)).build_analyzer(), FeatureHasher(WORD_PLACES, input_type="string", alternate_sign=False, dtype=np.float32)
 
+# %% ../../nbs/stream/35_memory.ipynb #5f0b714e
 def tfidf(
     counts:list[tuple[np.ndarray, np.ndarray]], # from `count_words`
     idf:np.ndarray|None=None, # (2^18,); None: learned from these texts
@@ -92,6 +93,7 @@ def bayes_table(
     c.data = np.log1p(c.data/(mu*back[c.indices])).astype(np.float32)
     return c.T.tocsr(), np.where(total > 0, np.log(mu/(total + mu)), np.nan)
 
+# %% ../../nbs/stream/35_memory.ipynb #f932b6da
 def bayes_scores(
     words, # csr (b, 2^18) the queries' words
     table, mute, # from `bayes_table`
@@ -142,6 +144,7 @@ def _slot(self:EpisodicMemory, trained:bool)->int|None:
     if trained: return j if j < self.capacity else None
     return self.spare[j] if j < len(self.spare) else None
 
+# %% ../../nbs/stream/35_memory.ipynb #0e599df2
 @patch
 def _slot_and_room(self:EpisodicMemory, trained:bool, d:int, g:int)->int|None:
     slot = self._slot(trained)
@@ -195,6 +198,7 @@ def look(self:EpisodicMemory,
     if self.bayes: self._table, self._mute = bayes_table(words, self._gold)
     self._sparse = rare(words, self.common).T.tocsr()
 
+# %% ../../nbs/stream/35_memory.ipynb #60abdb78
 @patch
 def by_meaning(self:EpisodicMemory,
     states:np.ndarray, # (b, d) unit states of the queries
@@ -204,6 +208,7 @@ def by_meaning(self:EpisodicMemory,
     "Vote of the nearest in the network's space."
     return vote(states @ self._mapped.T, columns[self._gold], n_tools, self.k, self.tau)
 
+# %% ../../nbs/stream/35_memory.ipynb #d19792e0
 @patch
 def by_words(self:EpisodicMemory,
     texts:list[str], # (b,) queries
@@ -233,6 +238,7 @@ def voices(self:EpisodicMemory,
     if "bayes" in names: out["bayes"] = self._by_bayes(words, columns, n_tools)
     return out
 
+# %% ../../nbs/stream/35_memory.ipynb #5a3e3be8
 @patch
 def _by_bayes(self:EpisodicMemory, words, columns, n_tools:int, tau:float=2.)->np.ndarray: # (b, n_tools)
     "Naive Bayes as probabilities; a tool that no sample spoke of gets the mean of the others."
@@ -283,6 +289,7 @@ def learn(self:LogPool,
     if self.window: self._keep(logs, target)
     return p
 
+# %% ../../nbs/stream/35_memory.ipynb #698e4865
 @patch
 def _keep(self:LogPool, logs, target, every:int=4):
     "Remember a batch; every fourth time the weights are fitted to the window, which starts again when the number of live tools changes."

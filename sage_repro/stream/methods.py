@@ -167,6 +167,7 @@ def trained_samples(m:Method, n:int)->float: # expected number of new samples tr
     "How many samples of a stream of n a method trains on, repetitions included, replay not."
     return n*m.epochs*(m.share if m.coreset else 1)*(m.budget if m.gate in ("mean", "quantile") else 0 if m.gate == "none" else 1)
 
+# %% ../../nbs/stream/36_methods.ipynb #17f6d9db
 def build(
     m:Method, # what to build
     tools:list[Tool], # the library at the start

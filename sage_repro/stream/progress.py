@@ -34,6 +34,7 @@ class Ledger:
     def __iter__(self): return iter(self.names())
     def values(self): return self.names().values()
 
+# %% ../../nbs/stream/33b_progress.ipynb #de355260
 @patch
 def names(self:Ledger)->dict[str, int]: # sample id -> visits
     "The exact counts; raises `ValueError` where the stream was too long for them."
@@ -98,6 +99,7 @@ class LivePlot:
         if time.monotonic() - self.last < self.every: return
         self.draw(trainer.history.curve()); self.last = time.monotonic()
 
+# %% ../../nbs/stream/33b_progress.ipynb #dc0f5a69
 @patch
 def draw(self:LivePlot,
     c:dict, # of `History.curve`

@@ -47,6 +47,7 @@ def add(self:Buffer,
         rows, importance = {k: v[fit:] for k, v in rows.items()}, importance[fit:]
     if fit < n: self._enter(rows, importance); self.arrived += n - fit
 
+# %% ../../nbs/stream/31_replay.ipynb #a3e632bd
 @patch
 def _enter(self:Buffer, rows, importance): # into a full buffer
     slots, keep = self._places(rows, importance) # who leaves; which of the newcomers stay, each for its slot (None: all)
@@ -75,6 +76,7 @@ def update(self:Buffer, slots:np.ndarray, importance:np.ndarray):
     "New raw importances in [0, 1] after a step; a uniform buffer keeps them for its mean only."
     self._set(slots, importance)
 
+# %% ../../nbs/stream/31_replay.ipynb #6b3b75e7
 @patch
 def rows(self:Buffer, slots:np.ndarray)->dict[str, np.ndarray]:
     "The columns at these slots."
@@ -96,6 +98,7 @@ def resize(self:Buffer,
     self._resized(keep)
     if len(keep): self._set(np.arange(len(keep)), importance)
 
+# %% ../../nbs/stream/31_replay.ipynb #fce24573
 @patch
 def _survivors(self:Buffer, n:int)->np.ndarray: return np.sort(self.rng.permutation(self.size)[:n]) # a uniform sample of a uniform sample
 @patch
@@ -111,6 +114,7 @@ class FIFOBuffer(Buffer):
     def _survivors(self, n): return (self.first + np.arange(self.size))[self.size - n:] % max(1, self.size) if self.size == self.capacity else np.arange(self.size - n, self.size)
     def _resized(self, keep): self.first = 0
 
+# %% ../../nbs/stream/31_replay.ipynb #3bb6c801
 class FixedRatioBuffer(FIFOBuffer):
     "The newest `capacity` samples; of each batch a fixed share is old, the rest from the last to arrive."
     def __init__(self,
@@ -126,6 +130,7 @@ class FixedRatioBuffer(FIFOBuffer):
         rank = np.concatenate([self.rng.integers(max(1, old), size=k), self.rng.integers(old, self.size, size=n - k)]) # by arrival, the oldest first
         return ((self.first + rank) % self.size if self.size == self.capacity else rank), np.ones(n)
 
+# %% ../../nbs/stream/31_replay.ipynb #744c721d
 class ReservoirBuffer(Buffer):
     "A uniform sample of everything that ever arrived."
     def _places(self, rows, importance):
@@ -177,6 +182,7 @@ LEAST = number(1e-6) # a priority above zero
 @lru_cache(maxsize=8)
 def _steps(n:int)->np.ndarray: return np.arange(n, dtype=float) # where each stratum begins
 
+# %% ../../nbs/stream/31_replay.ipynb #c7de2b07
 class PriorityIndex:
     "What the indexes share; each brings `set`, `get`, `total`, `find` and `lowest`."
     def store(self, raw, slots, importance, alpha): # new raw importances into `raw`, and their priorities into the index
@@ -300,6 +306,7 @@ def _sink(self:TreeIndex, at): # bring the minima up to date
         if level + 1 < len(self.sums): self.mins[level + 1][at] = m
     self.low[at] = m
 
+# %% ../../nbs/stream/31_replay.ipynb #0dd51179
 @patch
 def lowest(self:TreeIndex, raw, k): # as of `FlatIndex`
     at, _, self.bound = lowest(self.low, min(k, len(self.low)), self.bound)

@@ -42,6 +42,7 @@ def renewed(rounds:list[Round], r:int)->set[str]:
     asked = {s.sample_id for s in rounds[r].test}; updated = {e.tool_id for e in rounds[r].events if e.event == "update"}
     return updated & {g for s in rounds[r - 1].test if s.sample_id not in asked for g in s.gold if set(s.gold) <= set(rounds[r].live)}
 
+# %% ../../nbs/stream/40_rounds.ipynb #9855965a
 def still_valid(rounds:list[Round], r:int)->list[SelectionSample]:
     "What arrived until round `r` and is right in it: its tools live, and with the function that it asked for."
     out, live = [], set(rounds[r].live)
@@ -61,6 +62,7 @@ def first_ranks(
         out.append(np.where(c >= 0, np.take_along_axis(place, np.maximum(c, 0), 1), len(t.library) + 1).min(1))
     return np.concatenate(out)
 
+# %% ../../nbs/stream/40_rounds.ipynb #76bd917c
 def levels(
     ranks:list[np.ndarray], # one array a round
     old:list[np.ndarray], # which items are of round 0's tools
@@ -193,6 +195,7 @@ def consume_batch(self:RoundTrainer, b:Batch, first:bool=True):
     if self.counts:
         with self.costs.clock("lookup"): self.counts.add(b.text.tolist(), b.gold, len(self.library.tools))
 
+# %% ../../nbs/stream/40_rounds.ipynb #ab8653e0
 @patch
 def experts(self:RoundTrainer, b:Batch, fresh:bool=True)->list[np.ndarray]:
     out = StreamTrainer.experts(self, b, fresh)
@@ -307,6 +310,7 @@ def _static(a, rounds, tools, backbone, seed):
     t = train(a.method, tools, rounds[0].stream, backbone, seed)
     return *_ask(t, rounds), t.costs.gradient_visits
 
+# %% ../../nbs/stream/40_rounds.ipynb #0331ed14
 def _retrain(a, rounds, tools, backbone, seed):
     library, out, visits = ToolLibrary(tools, backbone.encode), [], 0
     for i, r in enumerate(rounds):
@@ -339,6 +343,7 @@ def seed_interval(
     half = float(student.ppf(.975, n - 1)*np.std(v, ddof=1)/math.sqrt(n)) if n > 1 else math.nan
     return m, m - half, m + half
 
+# %% ../../nbs/stream/40_rounds.ipynb #a0d6dc4f
 def rounds_frame(
     runs:list[dict], # from `run_rounds`
 ): # DataFrame in percent; one row an arm
@@ -433,6 +438,7 @@ def fig6_rounds(
     r.metrics, r.runs, r.environment, r.wall_seconds, r.peak_memory_mb = round_metrics(runs), runs, environment(root), round(time.perf_counter() - t0, 1), round(peak_memory_mb(), 1)
     return r, rows
 
+# %% ../../nbs/stream/40_rounds.ipynb #fe730d03
 def _digest(samples)->str:
     import hashlib
     return hashlib.sha256("".join(x.model_dump_json() for x in samples).encode()).hexdigest()

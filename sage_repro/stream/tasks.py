@@ -45,6 +45,7 @@ def read_plans(
     x = torch.nn.utils.rnn.pad_sequence(list(flat.split(n.tolist())), batch_first=True)
     return torch.cat([state[:, None], x], 1), torch.arange(x.shape[1] + 1)[None] <= n[:, None]
 
+# %% ../../nbs/stream/34b_tasks.ipynb #8675fa3c
 def plan_losses(
     t:StreamTrainer, b:Batch, # planning samples
     u, # (b, dim) shared states
@@ -75,6 +76,7 @@ def task_losses(
     logits = net.log_scale.exp()*F.normalize(net.query(net.inner("selection", u)), dim=1) @ net.tool_vectors(tools, rows).T
     return listwise_loss(logits, torch.from_numpy(t.library.columns[b.gold])), logits.softmax(1)
 
+# %% ../../nbs/stream/34b_tasks.ipynb #49eb86d2
 def task_signals(t:StreamTrainer, task:str, b:Batch)->Signals: # of (b,) samples of one task
     "What a scorer reads."
     with torch.no_grad(): x = torch.from_numpy(b.x); loss, p = task_losses(t, task, b, x, t.network.unified(x, t._tools()[0]))
@@ -107,6 +109,7 @@ def joint_loss(
     for f in after: f(w, float(lam[list(means).index("selection")]), b.of("selection"))
     return each
 
+# %% ../../nbs/stream/34b_tasks.ipynb #76240fbc
 def _selection(t, b, u, n_new, after): # losses (b,), the penalty, and what is to be done after the backward pass
     net = t.network; inner = net.inner("selection", u); out = net.query(inner); out.retain_grad(); tools, rows = t._tools()
     logits = net.log_scale.exp()*F.normalize(out, dim=1) @ net.tool_vectors(tools, rows).T
@@ -136,6 +139,7 @@ def plan(self:StreamTrainer,
     out = beam_search(score, len(texts), cfg); net.train()
     return self._with_needs(out, x, mask, read)
 
+# %% ../../nbs/stream/34b_tasks.ipynb #adee2906
 @patch
 def _offered(self:StreamTrainer, offered:list)->torch.Tensor: # (b, n + 1) bool; stopping is always allowed
     out = torch.ones(len(offered), len(self.library.tools) + 1, dtype=torch.bool)
@@ -164,6 +168,7 @@ def rounds_of(
             if steps <= 0: return
             steps -= 1; yield order[i:i+batch]
 
+# %% ../../nbs/stream/34b_tasks.ipynb #59078d2a
 @patch
 def fit_tasks(self:StreamTrainer,
     samples:list, # of one, two or all three tasks

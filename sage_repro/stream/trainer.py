@@ -77,6 +77,7 @@ class Batch:
     def columns(self)->dict[str, np.ndarray]: return dict(x=self.x, gold=self.gold, key=self.key, text=self.text, task=self.task)
     def of(self, task:str)->np.ndarray: return np.flatnonzero(self.task == TASKS.index(task)) # places of its samples
 
+# %% ../../nbs/stream/34_trainer.ipynb #df884615
 def join(*batches:Batch)->Batch:
     "Batches one after the other."
     return Batch(*(np.concatenate([getattr(b, f) for b in batches]) for f in ("x", "gold", "key", "text", "task")))
@@ -130,6 +131,7 @@ def _make_optimiser(self:StreamTrainer):
     if self.backbone.mode != "frozen": groups.append(group([p for p in self.backbone.model.parameters() if p.requires_grad], self.cfg.backbone_lr or self.cfg.lr/10))
     self.optimiser = torch.optim.AdamW(groups, weight_decay=self.cfg.weight_decay, fused=True)
 
+# %% ../../nbs/stream/34_trainer.ipynb #a53762e7
 @patch
 def _lr_factor(self:StreamTrainer)->float: # in [0, 1]
     "Linear warm-up, then cosine to zero where the number of steps is known."
@@ -146,6 +148,7 @@ def apply(self:StreamTrainer,
     "Change the library between two samples; the table of residuals grows when somebody looks at the tools again."
     self.library.apply(event)
 
+# %% ../../nbs/stream/34_trainer.ipynb #f721878c
 @patch
 def _sync(self:StreamTrainer):
     "One enlargement for all tools that arrived since the last; the optimiser's state goes along."
@@ -216,6 +219,7 @@ def _signals(self:StreamTrainer, b:Batch)->tuple[Signals, np.ndarray]:
     hit = (target == probs.argmax(1, keepdim=True)).any(1).numpy()
     return Signals(gold_nll(probs, target).numpy(), entropy(probs).numpy(), margin(probs).numpy(), b.x, risk, b.gold), hit
 
+# %% ../../nbs/stream/34_trainer.ipynb #9536e08f
 @patch
 def _consults(self:StreamTrainer)->bool:
     "Every n-th batch; and every one of the last, where the length of the stream is known, for they see the memory as it will be."
@@ -238,6 +242,7 @@ def _risk(self:StreamTrainer, b:Batch, target)->np.ndarray: # (b,)
     (delta,) = torch.autograd.grad(loss.sum(), out)
     return self.fisher.risk(delta.numpy(), inner.detach().numpy(), self.network.query.weight.detach().numpy())
 
+# %% ../../nbs/stream/34_trainer.ipynb #f0875b29
 @patch
 def _score(self:StreamTrainer, b:Batch)->np.ndarray|None: # (b,) importance
     "Importance of arriving samples; scored exactly once."
@@ -251,6 +256,7 @@ def _score(self:StreamTrainer, b:Batch)->np.ndarray|None: # (b,) importance
     self.costs.scored += len(b)
     return out
 
+# %% ../../nbs/stream/34_trainer.ipynb #5d08a97f
 @patch
 def _score_task(self:StreamTrainer, task:str, b:Batch)->np.ndarray:
     if task == "selection": signals, hit = self._signals(b); self.now.update(scored=len(b), hits=float(hit.sum()))
@@ -278,6 +284,7 @@ def _step(self:StreamTrainer, new:Batch):
         with self.costs.clock("replay"): self.buffer.update(slots, self._as_importance(loss[len(new):], b.task[len(new):]))
     if self.cfg.rescore_every and self.buffer is not None and self.costs.steps % self.cfg.rescore_every == 0: self._rescore()
 
+# %% ../../nbs/stream/34_trainer.ipynb #e882fa40
 @patch
 def _learn_scale(self:StreamTrainer, loss, task):
     for i, name in enumerate(TASKS if task.any() else TASKS[:1]):
@@ -306,6 +313,7 @@ def _train(self:StreamTrainer, b:Batch, w, n_new:int)->np.ndarray: # (b,) losses
     self.optimiser.step()
     return loss
 
+# %% ../../nbs/stream/34_trainer.ipynb #905d6fff
 @patch
 def _joint_loss(self:StreamTrainer, b, x, w, n_new):
     from sage_repro.stream.tasks import joint_loss
@@ -345,6 +353,7 @@ def _loss_scale(self:StreamTrainer, task:str)->OnlineNormaliser:
     reads = getattr(s, "uncertainty", getattr(s, "signal", None)) == "loss"
     return self.scales[task] if not reads or norm is None else norm["u"] if isinstance(norm, dict) else norm
 
+# %% ../../nbs/stream/34_trainer.ipynb #0f3f5a3a
 @patch
 def _rescore(self:StreamTrainer, block:int=1024):
     "Priorities of the whole buffer from losses of now; counts as scoring."
@@ -354,6 +363,7 @@ def _rescore(self:StreamTrainer, block:int=1024):
             self.buffer.update(at, self._as_importance(self._losses(b), b.task))
     self.costs.scored += len(self.buffer)
 
+# %% ../../nbs/stream/34_trainer.ipynb #5560e46c
 @patch
 def _losses(self:StreamTrainer, b:Batch)->np.ndarray: # (b,) nats, without gradient
     "Each sample's loss by its own task."
@@ -371,6 +381,7 @@ def consume(self:StreamTrainer,
     "Learn from arriving samples."
     if samples: self.consume_batch(self.batch(samples, self._reads()))
 
+# %% ../../nbs/stream/34_trainer.ipynb #0290191c
 @patch
 def batch(self:StreamTrainer,
     samples:list[Sample], # any number
@@ -386,6 +397,7 @@ def batch(self:StreamTrainer,
     task = np.array([0 if isinstance(s, SelectionSample) else 1 if isinstance(s, TimingSample) else 2 for s in samples], np.int8)
     return Batch(x, gold, np.array([s.sample_id for s in samples], object), np.array(text, object), task)
 
+# %% ../../nbs/stream/34_trainer.ipynb #c1a0a3cf
 @patch
 def _pack_plan(self:StreamTrainer, row:np.ndarray, s:PlanningSample):
     "Steps beyond the sixteenth are cut; a planner is not taught to stop there."
@@ -411,6 +423,7 @@ def consume_batch(self:StreamTrainer, b:Batch, first:bool=True):
     self.history.add(arrived=len(b)*first, admitted=len(admitted), seconds=time.perf_counter() - t0, **self.now)
     for watch in self.watchers: watch(self)
 
+# %% ../../nbs/stream/34_trainer.ipynb #16bf577e
 @patch
 def _collect(self:StreamTrainer, admitted:Batch):
     self.pending = admitted if self.pending is None else join(self.pending, admitted)
@@ -429,6 +442,7 @@ def _remember(self:StreamTrainer, b:Batch, keep:np.ndarray):
     if m.task.any(): at = m.of("selection"); m, trained = m.take(at), None if trained is None else trained[at] # the memory votes for tools
     with self.costs.clock("lookup"): self.memory.add(m.x, m.gold, m.key.tolist(), m.text.tolist(), trained)
 
+# %% ../../nbs/stream/34_trainer.ipynb #344e1724
 @patch
 def flush(self:StreamTrainer):
     "Train on the admitted samples that do not fill a batch."
@@ -455,6 +469,7 @@ def consume_timing(self:StreamTrainer,
                 for p, g in zip(params, torch.autograd.grad(loss, params)): p -= .02*g
     self.timing_seen += len(samples); self.costs.gradient_visits += steps*len(samples)
 
+# %% ../../nbs/stream/34_trainer.ipynb #d8e5f2a1
 @patch
 def timing(self:StreamTrainer, x:np.ndarray)->np.ndarray: # (b, d) -> (b,) P(tool)
     "Probability that a tool is needed; raises `ValueError` if no timing sample was ever seen."
@@ -484,6 +499,7 @@ def run(self:StreamTrainer,
     if final: self.flush()
     return self
 
+# %% ../../nbs/stream/34_trainer.ipynb #547cb3c2
 @patch
 def _takes(self:StreamTrainer, r)->bool: # is it a sample to learn from with the others?
     if not isinstance(r, (TimingSample, PlanningSample)): return isinstance(r, SelectionSample)
@@ -496,6 +512,7 @@ def _takes(self:StreamTrainer, r)->bool: # is it a sample to learn from with the
 @patch
 def _size(self:StreamTrainer)->int: return 1 if self.world is None else self.world.size # processes
 
+# %% ../../nbs/stream/34_trainer.ipynb #a91194fb
 @patch
 def _learn(self:StreamTrainer, samples):
     "Of each batch a process takes its share; all see the same number of batches."

@@ -29,6 +29,7 @@ def _leave(): # threads of a group that nobody closed abort the interpreter on i
     import torch.distributed as dist
     if dist.is_initialized(): dist.destroy_process_group()
 
+# %% ../../nbs/stream/33c_world.ipynb #d3bb556c
 def _cuda()->bool:
     import torch
     return torch.cuda.is_available()
@@ -58,6 +59,7 @@ def average(self:World,
         p.grad = (flat[at:at+p.numel()]/total).view_as(p) if h else None
         at += p.numel()
 
+# %% ../../nbs/stream/33c_world.ipynb #d227f44a
 @patch
 def same(self:World,
     module, # a torch module
@@ -88,6 +90,7 @@ def agree(self:World,
     flat = self._reduce(torch.from_numpy(np.concatenate(own).astype(np.float64)).to(self.device), "SUM").cpu().numpy()/self.size
     for v, new in zip(own, np.split(flat, np.cumsum([len(v) for v in own])[:-1])): v[:] = new # in place
 
+# %% ../../nbs/stream/33c_world.ipynb #7be623f6
 @patch
 def unite(self:World,
     t, # a StreamTrainer with a memory, or without
