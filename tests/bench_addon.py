@@ -8,7 +8,7 @@ from sage_repro.stream.addon import LengthBuckets, importance_trainer, sft_train
 from sage_repro.stream.importance import AdmitAll, SSIS
 from sage_repro.stream.replay import ReservoirBuffer
 
-WARM, STEPS, BATCH, VOCAB = 3, 12, 8, 2048 # steps before the clock, steps on it; samples in a batch; words of the tiny model
+WARM, STEPS, BATCH, VOCAB = 2, 8, 8, 2048 # steps before the clock, steps on it; samples in a batch; words of the tiny model
 
 def lengths(n:int, rng)->np.ndarray: # (n,) tokens
     "Lengths as of SAGE-Bench's dialogues (words and signs of messages and tools; of the selection queries where there are no dialogues), a quarter of them: attention then has a share nearer to a large model's."
@@ -109,7 +109,7 @@ CASES = [("addon.length_buckets.random_padding", lambda n: bucketing(n), 1/1.5),
          ("addon.admit_all_scored_and_remembered.trl_chunked", lambda n: against_trl(n, "chunked_nll", 1., IDLE()), 1.05)]
 
 def addon_ratios(
-    pairs:int=9, # paired runs for each ratio
+    pairs:int=5, # paired runs for each ratio
     only:str="", # run the cases whose id contains it
 )->list[dict]: # id, ratio (median), low and high (10th and 90th percentile of the pairs), limit, status: ok, miss, or "not run: reason"
     "Seconds of ours over theirs for the same real tokens."

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import numpy as np, pytest, torch
 from sage_repro.bench.dialogues import FIND_TOOLS
+from sage_repro.stream.coreset_stream import ClusterFill, Cover, NeighbourHoldout, ReducibleLoss, Stratified
 from sage_repro.stream.importance import AdmitAll, QuantileGate, SSIS
 from sage_repro.stream.replay import PrioritisedBuffer
 
@@ -103,6 +104,8 @@ def test_what_cannot_work_is_said_before_training(tokenizer, tmp_path):
     from sage_repro.stream.addon import importance_trainer; from transformers import Trainer
     with pytest.raises(ValueError, match="SSIS\\(gamma=0\\)"): importance_trainer(Trainer, scorer=SSIS(), gate=QuantileGate(.35))
     with pytest.raises(ValueError, match="gate needs importances"): importance_trainer(Trainer, gate=QuantileGate(.35))
+    for scorer, why in ((Cover(), "Cover that reads a stream's Batch"), (ClusterFill(np.random.default_rng(0)), "ClusterFill that reads"), (Stratified(np.random.default_rng(0)), "Stratified that reads"), (ReducibleLoss(NeighbourHoldout(np.random.default_rng(0))), "ReducibleLoss that needs \\['label'\\] too")):
+        with pytest.raises(ValueError, match=why): importance_trainer(Trainer, scorer=scorer, gate=QuantileGate(.35))
     from transformers import TrainingArguments; args = TrainingArguments(output_dir=str(tmp_path), max_steps=2, use_cpu=True, report_to=[])
     class Endless(torch.utils.data.IterableDataset):
         def __iter__(self): return iter(())

@@ -230,6 +230,52 @@ def test_a_model_without_timing_says_so(trained, w, tmp_path, warm):
     code, _, err = call("eval", "--model", trained, "--samples", w/"judge.jsonl", "--out", tmp_path/"o")
     assert code == 2 and "saw no timing samples" in err and not (tmp_path/"o").exists()
 
+def plans(n:int, seed:int, name:str, **more)->list[dict]:
+    "Two tools, the second after the first."
+    a, b = queries(n, seed, name), queries(n, seed + 100, name)
+    return [{"sample_id": s["sample_id"], "task": "planning", "query": f"{s['query']} and then {t['query']}", "gold": [{"tool_id": s["gold"][0]}, {"tool_id": t["gold"][0], "depends_on": [0]}]} | more for s, t in zip(a, b)]
+
+@functools.cache
+def planning_model()->Path:
+    "One SAGE_full that learned all three tasks."
+    w = world(); lines(w/"three.jsonl", [x for three in zip(queries(60, 3, "m"), timing(60, 4, "g"), plans(60, 6, "p")) for x in three])
+    code, _, err = call("train", "--tools", w/"tools.jsonl", "--stream", w/"three.jsonl", "--method", "SAGE_full", "--out", w/"planning-model")
+    assert (code, err) == (0, "")
+    return w/"planning-model"
+
+def test_a_model_plans_with_the_candidates(w, tmp_path, warm):
+    "A file of plans alone will do, and nobody says that they were not run."
+    ids = [i for i, *_ in TOOLS]; asked = [s | {"candidates": [*dict.fromkeys([p["tool_id"] for p in s["gold"]] + [ids[k % 12]])]} for k, s in enumerate(plans(24, 8, "c"))]
+    code, _, err = call("eval", "--model", planning_model(), "--samples", lines(tmp_path/"s.jsonl", asked), "--out", tmp_path/"o")
+    assert (code, err) == (0, ""); rows = read(tmp_path/"o"/"predictions.jsonl"); assert len(rows) == 24
+    for s, r in zip(asked, rows): assert {p["tool_id"] for p in r["prediction"]} <= set(s["candidates"])
+    check_metrics(json.loads((tmp_path/"o"/"metrics.json").read_text()), 24)
+
+def test_a_model_plans_and_judges_with_the_library_it_is_asked_about(w, tmp_path, warm):
+    "Without selection samples, too."
+    from sage_repro.paper.cli import _ask_model, _load_model
+    from sage_repro.bench.schema import load_samples
+    asked = lines(tmp_path/"s.jsonl", [s | {"gold": [{"tool_id": "fx"}]} for s in plans(24, 9, "l")]); calls = lambda out: [p["tool_id"] for r in read(tmp_path/out/"predictions.jsonl") for p in r["prediction"]]
+    assert call("eval", "--model", planning_model(), "--samples", asked, "--out", tmp_path/"all")[0] == 0
+    gone = max((c for c in calls("all") if c != "fx"), key=calls("all").count); few = [t for t in tool_rows() if t["tool_id"] != gone]; left = {t["tool_id"] for t in few}
+    code, _, err = call("eval", "--model", planning_model(), "--tools", lines(tmp_path/"t.jsonl", few), "--samples", asked, "--out", tmp_path/"o")
+    assert (code, err) == (0, "") and set(calls("o")) <= left
+    model = _load_model(planning_model(), one_backbone()); rows, said = _ask_model(model, load_tools(tmp_path/"t.jsonl"), load_samples(w/"judge.jsonl"))
+    assert {model[0].library.tools[r].tool_id for r in model[0].library.live} == left and len(rows) == 40 and said == []
+
+def test_a_model_without_plans_says_so(trained, w, tmp_path, warm):
+    code, _, err = call("eval", "--model", trained, "--samples", lines(tmp_path/"s.jsonl", plans(4, 0, "a")), "--out", tmp_path/"o")
+    assert code == 2 and "learned from no plans" in err and not (tmp_path/"o").exists()
+
+def test_planner_and_judge_are_trained_for_each_seed(w, tmp_path, warm):
+    lines(tmp_path/"train.jsonl", [*timing(60, 4, "g"), *plans(40, 6, "p")]); lines(tmp_path/"s.jsonl", [*timing(24, 5, "j"), *plans(24, 8, "c")])
+    base = ("eval", "--tools", w/"tools.jsonl", "--samples", tmp_path/"s.jsonl", "--train", tmp_path/"train.jsonl", "--methods", "model.planner,model.timing")
+    assert call(*base, "--seeds", "0,1", "--out", tmp_path/"both")[0] == call(*base, "--seed", "1", "--out", tmp_path/"one")[0] == 0
+    check_metrics(json.loads((tmp_path/"both"/"metrics.json").read_text()), 24); both = read(tmp_path/"both"/"predictions.jsonl")
+    of = lambda method, seed: [r | {"seed": None} for r in both if (r["method"], r["seed"]) == (method, seed)]
+    for method in ("model.planner", "model.timing"): assert len(of(method, 0)) == len(of(method, 1)) == 24 and of(method, 0) != of(method, 1)
+    assert [r for r in both if r["seed"] == 1] == read(tmp_path/"one"/"predictions.jsonl")
+
 @pytest.mark.parametrize("name", [e.id for e in REGISTRY.values() if e.kind == "trained" and e.id != "A_lora"])
 def test_every_trained_method_trains_and_ranks(name, w, tmp_path, warm):
     code, out, err = call("train", "--tools", w/"tools.jsonl", "--stream", w/"mixed.jsonl", "--method", name, "--out", tmp_path/"m")

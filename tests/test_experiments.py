@@ -48,3 +48,23 @@ def test_learning_rates_are_those_of_the_tuning_record():
     best = {m: choose_rate({lr: mrr[f"{m}@{lr:g}"] for lr in TUNE_GRID}) for m in record.config["methods"]}
     want = {m: best[SAME_AS.get(m, m)] for m in METHODS if SAME_AS.get(m, m) in best}
     assert {m: METHODS[m].lr for m in want} == want and len(want) > 25
+
+
+def test_methods_are_those_that_were_tuned():
+    from dataclasses import asdict
+    from sage_repro.core.record import load_record
+    from sage_repro.stream.methods import METHODS
+    strip = lambda m: {k: list(v) if isinstance(v, (list, tuple)) else v for k, v in m.items() if k not in ("id", "title", "lr")}
+    runs = load_record(ROOT / "results" / "records" / "tune_selection-quick").runs
+    plain = lambda v: json.loads(json.dumps(v))
+    changed = {x["method"] for x in runs if plain(strip(x["config"])) != plain(strip(asdict(METHODS[x["method"].split("@")[0]])))}
+    assert not changed, f"these methods are no longer what was tuned; run `sage-bench run tune_selection`: {sorted(changed)}"
+
+
+def test_lora_rates_are_those_of_the_tuning_record():
+    from sage_repro.core.record import load_record
+    from sage_repro.stream.cost import LORA_RATES, choose_lower
+    record = load_record(ROOT / "results" / "records" / "tune_cost-quick")
+    mrr, grid, arms = record.extra["dev_mrr"], record.config["grid"], record.extra["best"]
+    best = {k: choose_lower({lr: mrr[f"{k}@{lr:g}"] for lr in grid}) for k in arms}
+    assert {k: LORA_RATES.get(k, 1e-3) for k in best} == best and len(best) == 5

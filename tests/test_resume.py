@@ -63,6 +63,8 @@ def test_kill_nine_between_checkpoints(method, w, tmp_path, monkeypatch):
     monkeypatch.setenv("SAGE_CACHE", str(tmp_path/"c2"))
     assert call(*base, "--out", whole)[0] == 0
     same_state(out, whole)
+    from sage_repro.stream.checkpoint import load_model
+    assert load_model(out)[0].position == n, "what was written can be read, tools that arrived included"
     a, b = (json.loads((d/"record.json").read_text()) for d in (out, whole))
     clocks = {"seconds", "heads_seconds", "wall_seconds", "peak_memory_mb", "tuning_seconds"}
     assert {k: v for k, v in a.items() if k not in clocks} == {k: v for k, v in b.items() if k not in clocks} and a["wall_seconds"] > 0 < a["gradient_visits"]

@@ -19,7 +19,7 @@ from ..core.stats import estimate
 from ..stream.methods import METHODS
 
 # %% auto #0
-__all__ = ['rank_rows', 'plan_rows', 'timing_rows', 'metric_table', 'folds', 'score_dataset']
+__all__ = ['READS', 'rank_rows', 'plan_rows', 'timing_rows', 'seeds_of', 'task_rows', 'metric_table', 'folds', 'score_dataset']
 
 # %% ../../nbs/agents/45b_score.ipynb #98904503
 def rank_rows(
@@ -44,7 +44,23 @@ def timing_rows(name:str, probability:np.ndarray, items:list[Sample], seed:int|N
     "Decisions of one judge: a tool is called above one half."
     return [{"sample_id": s.sample_id, "task": "timing", "method": name, "seed": seed, "prediction": bool(p > .5), "scores": float(p)} for s, p in zip(items, probability)]
 
-# %% ../../nbs/agents/45b_score.ipynb #d5a35675
+# %% ../../nbs/agents/45b_score.ipynb #6cf910d4
+READS = ("planner.simple", "model.planner", "timing.embedding", "model.timing") # planners and judges that need the encoder
+
+def seeds_of(e:Entry, seeds:tuple[int, ...])->tuple: # runs of a planner or judge: one where nothing is drawn
+    return seeds if e.id in ("model.planner", "model.timing") else (None,)
+
+def task_rows(
+    e:Entry, # a planner or a judge
+    seed:int|None, # of its training; None: it draws nothing
+    tools:list[Tool], backbone, # the library; the frozen encoder, for those in READS
+    train:list[Sample], items:list[Sample], # of its task
+)->list[dict]:
+    "Plans or decisions of a method that learned from `train`."
+    if e.task == "planning": return plan_rows(e.id, build_planner(e.id, tools, backbone, train, seed or 0), items, seed)
+    return timing_rows(e.id, build_judge(e.id, train, backbone, seed or 0).probability(items), items, seed)
+
+# %% ../../nbs/agents/45b_score.ipynb #c548da82
 def _row(method, task, name, value, low, high, n, seed): # a mean of ones may be 1 + 2e-16
     cut = lambda x: None if x is None else min(1., max(0., float(x)))
     return {"method": method, "task": task, "name": name, "value": cut(value), "low": cut(low), "high": cut(high), "n": n, "seed": seed}
@@ -53,22 +69,30 @@ def _ranked(units:dict, task:str)->list[dict]:
     found = metric_rows([{"run": {"method": m, "seed": s}, "predictions": {"x": v}} for (m, s), v in units.items()], "x") if units else []
     return [_row(m.method, task, m.name, m.value, m.low, m.high, m.n, m.seed) for m in found]
 
-def _planned(units:dict, gold:dict, known:set)->list[dict]:
-    out = []
-    for (m, seed), rows in units.items():
-        plans = [[PlanStep.model_construct(tool_id=p["tool_id"], depends_on=tuple(p["depends_on"])) for p in r["prediction"]] for r in rows]
-        for k, v in planning_metrics(plans, [gold[r["sample_id"]] for r in rows], known).items():
-            e = estimate(v); out += [_row(m, "planning", k, e.mean, None, None, e.n, seed), _row(m, "planning", k, e.mean, e.low, e.high, e.n, None)]
+def _by_method(units:dict)->dict[str, dict]: # method -> seed -> rows, of the same samples in the same order
+    out: dict[str, dict] = {}
+    for (m, seed), rows in units.items(): out.setdefault(m, {})[seed] = rows
+    assert all(len({tuple(r["sample_id"] for r in rows) for rows in runs.values()}) == 1 for runs in out.values())
     return out
 
-# %% ../../nbs/agents/45b_score.ipynb #beb4b953
+def _planned(units:dict, gold:dict, known:set)->list[dict]:
+    out, plans = [], lambda rows: [[PlanStep.model_construct(tool_id=p["tool_id"], depends_on=tuple(p["depends_on"])) for p in r["prediction"]] for r in rows]
+    for m, runs in _by_method(units).items():
+        each = [planning_metrics(plans(rows), [gold[r["sample_id"]] for r in rows], known) for rows in runs.values()]
+        for k in each[0]:
+            e = estimate(np.stack([v[k] for v in each])); out += [_row(m, "planning", k, v[k].mean(), None, None, e.n, s) for s, v in zip(runs, each)] + [_row(m, "planning", k, e.mean, e.low, e.high, e.n, None)]
+    return out
+
+# %% ../../nbs/agents/45b_score.ipynb #fef57a82
 def _timed(units:dict, gold:dict)->list[dict]:
     out = []
-    for (m, seed), rows in units.items():
-        d, g = np.array([r["prediction"] for r in rows]), np.array([gold[r["sample_id"]] for r in rows])
-        rng = np.random.default_rng(0); boot = [timing_metrics(d[i], g[i]) for i in rng.integers(len(d), size=(1000, len(d)))]
-        for k, v in timing_metrics(d, g).items():
-            lo, hi = np.quantile([b[k] for b in boot], [.025, .975]); out += [_row(m, "timing", k, v, None, None, len(d), seed), _row(m, "timing", k, v, lo, hi, len(d), None)]
+    for m, runs in _by_method(units).items():
+        d, g = np.array([[r["prediction"] for r in rows] for rows in runs.values()]), np.array([gold[r["sample_id"]] for r in next(iter(runs.values()))])
+        S, n = d.shape; rng = np.random.default_rng(0); items, seeds = rng.integers(n, size=(1000, n)), rng.integers(S, size=(1000, S))
+        each, boot = [timing_metrics(x, g) for x in d], [[timing_metrics(d[s][i], g[i]) for s in ss] for i, ss in zip(items, seeds)]
+        for k in each[0]:
+            mean = lambda ms: np.mean([x[k] for x in ms]); lo, hi = np.quantile([mean(b) for b in boot], [.025, .975])
+            out += [_row(m, "timing", k, x[k], None, None, n, s) for s, x in zip(runs, each)] + [_row(m, "timing", k, mean(each), lo, hi, n, None)]
     return out
 
 # %% ../../nbs/agents/45b_score.ipynb #fab5d747
@@ -107,11 +131,11 @@ def _by_folds(name, d, task, seed, ask)->list[dict]:
     rows = {r["sample_id"]: r for part in parts for r in ask([s for i, s in enumerate(S) if i not in set(part.tolist())], [S[i] for i in part])}
     return [rows[s.sample_id] for s in S]
 
-# %% ../../nbs/agents/45b_score.ipynb #ef4e8c8c
+# %% ../../nbs/agents/45b_score.ipynb #69d57962
 def score_dataset(
     d:Dataset, # loaded
     entries:Sequence[Entry], # methods of any task
-    seeds:tuple[int, ...], # of folds, splits and runs
+    seeds:tuple[int, ...], # of runs; the first one also of folds and splits
     backbone:Callable, # (mode, seed) -> Backbone
 )->tuple[list[dict], list[str]]: # prediction rows, and what could not run and why
     "Methods on a public data set, each where its task has samples."
@@ -128,8 +152,8 @@ def score_dataset(
     for e in entries:
         if e.not_run: notes.append(f"{e.id}: not run: {e.not_run}")
         elif e.task != "selection" and e.task not in have: notes.append(f"{e.id}: not run: {d.name} has no {e.task} samples")
-        elif e.task == "planning" and e.id != "planner.simple": rows += _by_folds(e.id, d, "planning", seeds[0], lambda tr, te: plan_rows(e.id, build_planner(e.id, d.tools, backbone("frozen", seeds[0]) if e.id == "model.planner" else None, tr), te))
-        elif e.task == "planning": rows += plan_rows(e.id, build_planner(e.id, d.tools, backbone("frozen", seeds[0])), d.only("planning").samples)
-        elif e.task == "timing": rows += _by_folds(e.id, d, "timing", seeds[0], lambda tr, te: timing_rows(e.id, build_judge(e.id, tr, backbone("frozen", seeds[0]) if e.id in ("timing.embedding", "model.timing") else None).probability(te), te))
+        elif e.task != "selection":
+            b = backbone("frozen", seeds[0]) if e.id in READS else None
+            rows += [r for s in seeds_of(e, seeds) for r in (task_rows(e, s, d.tools, b, [], d.only(e.task).samples) if e.id == "planner.simple" else _by_folds(e.id, d, e.task, seeds[0], lambda tr, te: task_rows(e, s, d.tools, b, tr, te)))]
         elif e in learn and not ask or e in still and not ask and not plans: notes.append(f"{e.id}: not run: {d.name} has no selection samples")
     return rows, notes

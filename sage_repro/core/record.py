@@ -13,7 +13,7 @@ from .config import repo_root, write_atomic
 
 # %% auto #0
 __all__ = ['MAKES_RESULTS', 'PACKAGES', 'SCHEMA_VERSION', 'source_state', 'environment', 'peak_memory_mb', 'Metric', 'Record',
-           'record_dir', 'save_record', 'load_record', 'fingerprint']
+           'record_dir', 'save_record', 'load_record', 'bench_table', 'fingerprint']
 
 # %% ../../nbs/core/02_record.ipynb #4a1362b7
 MAKES_RESULTS = ("sage_repro", "data", "settings.ini", "nbs/experiments", "constraints.txt")
@@ -137,6 +137,17 @@ def load_record(
     raw = gzip.decompress((folder/"predictions.jsonl.gz").read_bytes())
     if hashlib.sha256(raw).hexdigest() != r.source.get("predictions_sha256"): raise ValueError(f"{folder}/predictions.jsonl.gz is not what record.json was written with; run the experiment again")
     return r, [json.loads(l) for l in raw.splitlines()]
+
+# %% ../../nbs/core/02_record.ipynb #06a94e4b
+def bench_table(
+    prefix:str, # how the ids begin, e.g. "replay."
+    root:Path|None=None, # the repository
+): # a data frame: id -> ratio, low, high, limit, status; empty where nothing was measured
+    "Our time over a peer's: the median of paired turns, 10th and 90th percentile, and the limit."
+    import pandas as pd
+    f = (root or repo_root())/"results"/"bench.json"
+    rows = [r for r in json.loads(f.read_text(encoding="utf-8")) if r["id"].startswith(prefix)] if f.is_file() else []
+    return pd.DataFrame(rows, columns=["id", "ratio", "low", "high", "limit", "status"]).set_index("id")
 
 # %% ../../nbs/core/02_record.ipynb #a4c890c4
 def fingerprint(r:Record)->str:

@@ -33,12 +33,12 @@ def both(
 WIRINGS = {"independent": (), "timing-selection": both("timing", "selection"), "selection-planning": both("selection", "planning"),
            "timing-planning": both("timing", "planning"), "full": ("timing_to_selection", "selection_to_planning", "planning_to_timing"), "both_ways": PAIRS}
 
-# %% ../../nbs/model/21b_crosstask.ipynb #aaa3b107
+# %% ../../nbs/model/21b_crosstask.ipynb #2625ae12
 @dataclass(frozen=True, kw_only=True)
 class CrossTaskConfig:
     "Which states read which, and how wide; unknown keys are refused."
     dim: int # width of each state
-    heads: int = 8 # paper 4.1: "8 attention heads"
+    heads: int = 8 # paper: 8 attention heads
     pairs: tuple[str, ...] = WIRINGS["full"] # the directed pairs that are on; those of the paper by default
     own: bool = True # the reader's own state is among the keys; our choice, see below
 

@@ -16,13 +16,13 @@ from .planner import PlanDecoder, PlannerConfig
 # %% auto #0
 __all__ = ['NetworkConfig', 'CorpusFusion', 'DecisionNetwork']
 
-# %% ../../nbs/model/21_network.ipynb #00b533e9
+# %% ../../nbs/model/21_network.ipynb #1b252f6c
 @dataclass(frozen=True, kw_only=True)
 class NetworkConfig:
     "Shape of the decision network; unknown keys are refused."
     dim: int # width of the backbone's vectors
-    heads: int = 8 # paper 4.1: "8 attention heads"
-    fusion: bool = True # paper 3.3: cross-attention of the query over the tool corpus
+    heads: int = 8 # paper: 8 attention heads
+    fusion: bool = True # paper: cross-attention of the query over the tool corpus
     residual: bool = True # a learned vector a tool, zero for a new one; our choice, reported with and without
     scale: float = 20. # initial inverse temperature of the cosine; our choice: paper silent
     pairs: tuple[str, ...] | None = None # cross-task attention, of crosstask.PAIRS; (): three heads that do not read one another; None: selection alone, timing on the encoder's vector
@@ -113,7 +113,7 @@ def timing_logit(self:DecisionNetwork,
     "The timing head."
     return self.timing(20*(x if self.cross is None else self.inner("timing", u)))[:, 0]
 
-# %% ../../nbs/model/21_network.ipynb #37821639
+# %% ../../nbs/model/21_network.ipynb #b01a6a7a
 @patch
 def tool_vectors(self:DecisionNetwork,
     tools, # (n, dim) vectors of the live tools
@@ -121,6 +121,14 @@ def tool_vectors(self:DecisionNetwork,
 ): # (n, dim) unit vectors
     "The live tools in the space of the states."
     return F.normalize(self.tool(tools) + self.residual[rows], dim=1)
+
+@patch
+def score(self:DecisionNetwork,
+    out, # (b, dim) outputs of the query map
+    keys, # (n, dim) of `tool_vectors`
+): # (b, n) selection logits
+    "Scaled cosines."
+    return self.log_scale.exp() * F.normalize(out, dim=1) @ keys.T
 
 # %% ../../nbs/model/21_network.ipynb #1ef9b7db
 @patch

@@ -19,7 +19,7 @@ from .backbone import Backbone, VectorCache, cache_dir
 # %% auto #0
 __all__ = ['TimingConfig', 'said', 'hash_grams', 'read_layers', 'TimingHead', 'collate', 'train_timing']
 
-# %% ../../nbs/model/25_timing.ipynb #d36ae4b2
+# %% ../../nbs/model/25_timing.ipynb #ad942515
 @dataclass(frozen=True, kw_only=True)
 class TimingConfig:
     "What the head reads and how it learns; unknown keys are refused."
@@ -41,7 +41,7 @@ class TimingConfig:
         if self.grams and not 1 <= self.grams[0] <= self.grams[1]: raise ValueError(f"grams must be a fewest and a most of at least 1, got {self.grams}; give e.g. (2, 5), or None for none")
 
     @classmethod
-    def plain(cls, **kw): # the paper's head
+    def plain(cls, **kw): # the simplest reading of the paper's head
         "One linear map of the encoder's own vector."
         return cls(**({"layers": (), "grams": None, "before": False} | kw))
 
@@ -62,14 +62,15 @@ def hash_grams(
     m = HashingVectorizer(analyzer="char_wb", ngram_range=size, n_features=places, alternate_sign=False, norm=None, binary=True).transform(texts)
     return [m.indices[a:b].astype(np.int64) for a, b in zip(m.indptr[:-1], m.indptr[1:])]
 
-# %% ../../nbs/model/25_timing.ipynb #19e4d007
+# %% ../../nbs/model/25_timing.ipynb #69bf29e0
 def read_layers(
     backbone:Backbone, # frozen
     texts:Sequence[str], # any number
     layers:tuple[int, ...], # hidden layers, 0 the embeddings; (): the encoder's own vector
     batch:int=64, # texts a forward pass
 )->np.ndarray: # (n, layers * dim) float32; each layer's part has length 1
-    "Mean over the tokens of hidden layers, from the cache where they are there."
+    "Mean over the tokens of hidden layers, from the cache where they are there, which holds what the pretrained weights say."
+    if backbone.mode != "frozen": raise ValueError(f"backbone must be frozen, got mode {backbone.mode!r}; load it with load_backbone()")
     if not layers or not len(texts): return backbone.encode(list(texts)) if not layers else np.zeros((0, len(layers)*backbone.dim), np.float32)
     digest = hashlib.sha256(f"{backbone.digest}|layers {layers}".encode()).hexdigest(); keys = [hashlib.sha256(f"{digest}\0{t}".encode()).digest() for t in texts]
     cache = VectorCache(cache_dir()/f"vectors-{digest[:16]}.db", len(layers)*backbone.dim) if backbone.cache is not None else None
@@ -183,12 +184,12 @@ def probability(self:TimingHead,
     if not self.seen: raise ValueError("the head must learn before it judges; call fit(samples, rng) or observe(batch, rng)")
     return self(*collate(self.inputs(samples))).sigmoid().numpy() if samples else np.zeros(0, np.float32)
 
-# %% ../../nbs/model/25_timing.ipynb #884106fb
+# %% ../../nbs/model/25_timing.ipynb #20452283
 def train_timing(
     samples:Sequence[TimingSample], # training samples
     backbone:Backbone, # frozen
     seed:int, # of the order
-    cfg:TimingConfig|None=None, # None: the defaults; `TimingConfig.plain()`: the paper's head
+    cfg:TimingConfig|None=None, # None: the defaults; `TimingConfig.plain()`: the simplest reading of the paper's
     stream:bool=False, # one pass over arriving batches instead of shuffled epochs
 )->TimingHead:
     "A head that has learned from these samples."

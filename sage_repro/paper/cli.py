@@ -60,20 +60,20 @@ def _load_model(folder, backbone=None):
         if os.environ.get("SAGE_DEBUG"): raise
         _fail(f"{folder}: expected a trained model, got one that cannot be read ({type(e).__name__}: {str(e)[:200]}); fix: train it again")
 
-# %% ../../nbs/paper/64_cli.ipynb #2b56cf4c
-def _select_samples(samples:list, entries=())->tuple[list, list[str]]:
-    "The selection samples, and what is said about those that no method was named for."
+# %% ../../nbs/paper/64_cli.ipynb #9aa7c042
+def _select_samples(samples:list, entries=(), ran=())->tuple[list, list[str]]:
+    "The selection samples, and what is said about those that no method was named for, and no --model ran."
     keep = [s for s in samples if s.task == "selection"]; notes = []
     for task in ("planning", "timing"):
-        n = sum(s.task == task for s in samples) if all(e.task != task for e in entries) else 0
+        n = sum(s.task == task for s in samples) if task not in {*ran, *(e.task for e in entries)} else 0
         if n: notes.append(f"{n} {task} samples: not run by selection methods" + ("; a --model that saw timing samples judges them" if task == "timing" else ""))
     return keep, notes
 
-def _need_selection(path, samples, or_timing=False):
+def _need_selection(path, samples, by_model=False): # by_model: a trained model is asked, which may judge and plan, too
     "Raises `DataError` where there is nothing to rank."
     from sage_repro.bench.schema import DataError
     tasks = {r.task for r in samples if hasattr(r, "task")}
-    if "selection" in tasks or or_timing and "timing" in tasks: return
+    if "selection" in tasks or by_model and tasks: return
     raise DataError(path, None, "at least one selection sample", "only " + " and ".join(sorted(tasks)) if tasks else "library events only", 'add samples with task "selection"', "task")
 
 # %% ../../nbs/paper/64_cli.ipynb #6342e49e
@@ -89,7 +89,7 @@ def _one_trained(text:str)->str:
     if len(e) != 1 or e[0].kind != "trained": _fail(f"--method {text}: expected one trained method, got {'a ' + e[0].kind if len(e) == 1 else len(e)}; fix: see `sage-bench list methods`")
     return e[0].id
 
-# %% ../../nbs/paper/64_cli.ipynb #118e68a5
+# %% ../../nbs/paper/64_cli.ipynb #1e22bab0
 def cmd_eval(a)->int:
     "Score methods on samples; writes metrics.json and predictions.jsonl."
     from sage_repro.bench.schema import load_samples, load_tools
@@ -101,38 +101,41 @@ def cmd_eval(a)->int:
     if not a.tools and model is None: _fail("eval needs --tools (a trained --model brings its own); fix: pass --tools T.jsonl")
     tools = load_tools(a.tools) if a.tools else [model[0].library.tools[r] for r in model[0].library.live]
     samples = load_samples(a.samples, tools); train = load_samples(a.train, tools) if a.train else []
-    if all(e.task == "selection" for e in entries): _need_selection(a.samples, samples, or_timing=model is not None)
+    if all(e.task == "selection" for e in entries): _need_selection(a.samples, samples, by_model=model is not None)
     seeds = a.seeds or (a.seed,)
     ready = [e for e in entries if e.not_run is None]; rows, notes = _evaluate(ready, model, tools, samples, train, seeds)
     notes += [f"{e.id}: not run: {e.not_run}" for e in entries if e.not_run]
     return _write_eval(a.out, out, rows, samples, notes, tools)
 
-# %% ../../nbs/paper/64_cli.ipynb #34782b70
+# %% ../../nbs/paper/64_cli.ipynb #6ec97c5f
 def _evaluate(entries, model, tools, samples, train, seeds)->tuple[list[dict], list[str]]:
     "Prediction rows of every method, and what could not run."
-    from sage_repro.agents.evaluate import predictions
     from sage_repro.agents.score import rank_rows
-    from sage_repro.agents.selection import Trained
-    rankers = [e for e in entries if e.task == "selection"]; items, notes = _select_samples(samples, entries)
-    fit = [s for s in train if s.task == "selection"]
+    rankers = [e for e in entries if e.task == "selection"]; fit = [s for s in train if s.task == "selection"]
     need = [e.id for e in rankers if e.kind == "trained" or e.id == "memoriser"]
     if need and not fit: _fail(f"{need[0]} learns from samples, but none were given; fix: pass --train S.jsonl, or train once with `sage-bench train` and pass --model DIR")
+    mine, said = _ask_model(model, tools, samples) if model else ([], [])
+    items, notes = _select_samples(samples, entries, {r["task"] for r in mine})
     rows = rank_rows(rankers, seeds, tools, fit, items, _backbone) if items else []
-    if items and model: rows += predictions(Trained(_with_library(model[0], tools)), items, f"{model[1].id}", model[2]["seed"])
-    if model: rows += _judge(model, samples, notes) + _plans(model, samples, notes)
-    return rows + _other_tasks(entries, tools, samples, train), notes
+    return rows + mine + _other_tasks(entries, tools, samples, train, seeds), notes + said
 
-# %% ../../nbs/paper/64_cli.ipynb #3efca773
-def _other_tasks(entries, tools, samples, train)->list[dict]:
+def _ask_model(model, tools, samples)->tuple[list[dict], list[str]]:
+    "Rows of a trained model in every task it learned, with the given tools, and what it could not do."
+    from sage_repro.agents.evaluate import predictions
+    from sage_repro.agents.selection import Trained
+    t, m, meta = model; _with_library(t, tools); items, said = _select_samples(samples)[0], []
+    rows = predictions(Trained(t), items, m.id, meta["seed"]) if items else []
+    return rows + _judge(model, samples, said) + _plans(model, samples, said), said
+
+# %% ../../nbs/paper/64_cli.ipynb #300ab892
+def _other_tasks(entries, tools, samples, train, seeds)->list[dict]:
     "Plans and timing decisions of the methods that were asked for."
-    from sage_repro.agents.planning import build_planner
-    from sage_repro.agents.score import plan_rows, timing_rows
-    from sage_repro.agents.timing import build_judge
-    rows, of = [], lambda L, task: [s for s in L if s.task == task]; reads = {"planner.simple", "timing.embedding"} # those that need the encoder
+    from sage_repro.agents.score import READS, seeds_of, task_rows
+    rows, of = [], lambda L, task: [s for s in L if s.task == task]
     for e in entries:
-        items = of(samples, e.task); b = _backbone("frozen", 0) if items and e.id in reads else None
-        if e.task == "planning" and items: rows += plan_rows(e.id, build_planner(e.id, tools, b, of(train, "planning")), items)
-        if e.task == "timing" and items: rows += timing_rows(e.id, build_judge(e.id, of(train, "timing"), b).probability(items), items)
+        if e.task == "selection" or not (items := of(samples, e.task)): continue
+        b = _backbone("frozen", 0) if e.id in READS else None
+        rows += [r for s in seeds_of(e, seeds) for r in task_rows(e, s, tools, b, of(train, e.task), items)]
     return rows
 
 # %% ../../nbs/paper/64_cli.ipynb #3662be49
@@ -190,7 +193,7 @@ def _with_library(t, tools):
     for tid in [i for i in t.library.ids if i not in want]: t.apply(LibraryEvent(event="retire", tool={"tool_id": tid}))
     return t
 
-# %% ../../nbs/paper/64_cli.ipynb #55093a19
+# %% ../../nbs/paper/64_cli.ipynb #6a347093
 def _judge(model, samples, notes)->list[dict]:
     "Timing decisions of a model that learned to judge."
     t, m, meta = model; items = [s for s in samples if s.task == "timing"]
@@ -205,7 +208,7 @@ def _plans(model, samples, notes)->list[dict]:
     t, m, meta = model; items = [s for s in samples if s.task == "planning"]
     if not items: return []
     if not t.plans_seen: notes.append("planning: not run: the model learned from no plans" + ("" if t.network.decoder is not None else f" ({m.id} has no planning head; SAGE_full has)")); return []
-    plans = t.plan([query_text(s) for s in items])
+    plans = t.plan([query_text(s) for s in items], [s.candidates for s in items])
     return [{"sample_id": s.sample_id, "task": "planning", "method": m.id, "seed": meta["seed"], "prediction": [{"tool_id": p.tool_id, "depends_on": list(p.depends_on)} for p in plan]} for s, plan in zip(items, plans)]
 
 # %% ../../nbs/paper/64_cli.ipynb #e942ce30

@@ -25,13 +25,13 @@ __all__ = ['TITLES', 'NAMES', 'DASH', 'CLAIMED_AS', 'OURS', 'SHOWN', 'SHOWN_META
            'latex_findings', 'clause', 'listed', 'data_macros', 'summary', 'setting_macros', 'result_macros',
            'verdict_macros', 'claim_macros', 'run_macros', 'macros', 'write_macros', 'write_generated']
 
-# %% ../../nbs/paper/61_tables.ipynb #bd887e88
+# %% ../../nbs/paper/61_tables.ipynb #dc7f7a19
 TITLES = {**{k: e.title for k, e in REGISTRY.items()}, **{k: m.title for k, m in METHODS.items()}, "SAGE_full": "SAGE", "SAGE_literal": "SAGE (literal loop)",
           "SAGE_sft_baseline": "SAGE (SFT baseline)", "SAGE_ssis_only": "SAGE (SSIS only)", "SAGE_ssis_replay": "SAGE (SSIS + replay)", "SAGE_plus_margin": "SAGE+ (label-free gate)", "SAGE_plus_kept": "SAGE+ (recalls trained)",
           "SAGE_plus_no_memory": "SAGE+ (no memory)", "selector.gorilla": "Gorilla"}
 NAMES = {"A_baseline": "SFT", "SAGE_full": "SAGE", "SAGE_plus": "SAGE+", "SFT_memory": "SFT + memory", "memory_only": "memory alone", "coreset_static": "the static coreset", "basic_continual": "basic continual learning",
          "selector.keyword": "BM25", "selector.embedding": "embedding", "selector.hybrid": "hybrid retrieval", "SAGE_plus_margin": "SAGE+ with the label-free gate", "chance": "chance", "memoriser": "the memoriser",
-         "one_pass": "one pass", "random": "the random gate", "random_equal_time": "the random gate at equal compute"}
+         "one_pass": "one pass", "random": "the random gate", "random_equal_time": "one pass and a quarter, which take as long"}
 
 def title(
     name:str, # an id, or id+change

@@ -19,10 +19,10 @@ from .importance import AdmitAll, OnlineNormaliser, Signals
 from .trainer import Costs
 
 # %% auto #0
-__all__ = ['OBJECTS', 'PLAIN', 'LengthBuckets', 'Look', 'supervised', 'look', 'signals', 'Plan', 'ImportanceBatches',
+__all__ = ['GIVEN', 'OBJECTS', 'PLAIN', 'LengthBuckets', 'Look', 'supervised', 'look', 'signals', 'Plan', 'ImportanceBatches',
            'save_batches', 'load_batches', 'importance_trainer', 'Fetch', 'weighted_loss', 'sft_trainer', 'train_rows']
 
-# %% ../../nbs/stream/39_addon.ipynb #6fdbd90a
+# %% ../../nbs/stream/39_addon.ipynb #e5b428a0
 class LengthBuckets:
     "A batch sampler: cuts a shuffle into mega-batches, sorts each by length, cuts batches, shuffles these. Each pass draws anew."
     def __init__(self,
@@ -38,7 +38,7 @@ class LengthBuckets:
     def __len__(self)->int: return len(self.lengths)//self.batch if self.drop_last else -(-len(self.lengths)//self.batch)
 
     def __iter__(self)->Iterator[list[int]]:
-        order = self.rng.permutation(len(self.lengths)); size = self.batch*self.mega
+        order = self.rng.permutation(len(self.lengths))[:len(self)*self.batch]; size = self.batch*self.mega # what drop_last leaves out is drawn, not the longest
         for i in range(0, len(order), size): part = order[i:i+size]; order[i:i+size] = part[np.argsort(self.lengths[part], kind="stable")]
         for i in self.rng.permutation(len(self)): yield order[i*self.batch:(i+1)*self.batch].tolist()
 
@@ -137,7 +137,7 @@ class ImportanceBatches:
 
     def __len__(self)->int: return self.steps
 
-# %% ../../nbs/stream/39_addon.ipynb #feb026af
+# %% ../../nbs/stream/39_addon.ipynb #3a30638b
 def _budget(gate)->float:
     b = getattr(gate, "budget", None)
     if b is None or not 0 < b <= 1: raise ValueError(f"gate must have a budget in (0, 1], the share it admits, got {b!r}; without it nobody knows how many steps an epoch has")
@@ -146,8 +146,19 @@ def _budget(gate)->float:
 def _refuse(scorer, everything:bool, replay_ratio:float):
     "What cannot work is said before training."
     if scorer is None and not everything: raise ValueError("gate needs importances, got scorer None; pass a scorer, such as SSIS(gamma=0), or the gate AdmitAll()")
-    if "risk" in getattr(scorer, "needs", ()): raise ValueError("scorer must do without 'risk' (per-sample gradients), got one that needs it; pass SSIS(gamma=0)")
     if replay_ratio < 0: raise ValueError(f"replay_ratio must be at least 0, got {replay_ratio}")
+    if scorer is not None: _refuse_scorer(scorer)
+
+# %% ../../nbs/stream/39_addon.ipynb #59c95c76
+GIVEN = frozenset({"loss", "entropy", "margin", "embedding"}) # what one pass of a language model tells a scorer
+
+def _refuse_scorer(scorer):
+    "A scorer must live on `GIVEN`; one that needs nothing is asked for one index, in a copy."
+    name, instead = type(scorer).__name__, "pass SSIS(gamma=0), Hybrid(), DifficultyFill(rng), SignalScorer('loss') or RandomScorer(rng)"
+    if more := sorted(scorer.needs - GIVEN): raise ValueError(f"scorer must need only {sorted(GIVEN)}, got {name} that needs {more} too (risk: gradients of single samples; label: rows of tools), which rows of tokens do not give; {instead}")
+    if scorer.needs: return
+    try: copy.deepcopy(scorer).score(np.zeros(1, np.int64))
+    except AttributeError as e: raise ValueError(f"scorer without needs is given indices only, got {name} that reads a stream's Batch ({e}); let it need one of {sorted(GIVEN)}, or {instead}") from e
 
 # %% ../../nbs/stream/39_addon.ipynb #e066a626
 @patch

@@ -98,15 +98,20 @@ def _step(net, opt, x, y, buffer, ewc, cfg):
 def _answers(net, X)->np.ndarray: # (n,) classes
     with torch.no_grad(): return net(torch.from_numpy(X)).argmax(1).numpy()
 
-# %% ../../nbs/stream/38_anchor.ipynb #1e1b68ea
+# %% ../../nbs/stream/38_anchor.ipynb #d353463d
 def run_anchor(
     scenario:str, # split or permuted
     method:str, # naive, er (balanced memory), ewc or er_reservoir
     seed:int, # of weights, order, draws and permutations
     cfg:AnchorConfig=AnchorConfig(),
 )->dict: # metrics of `continual_metrics`, accuracy matrix, samples a second, and the last network's answers by experience
-    "Train on the experiences one after the other."
+    "Train on the experiences one after the other, on one thread: sums in another order end in other digits."
     if method not in METHODS: raise ValueError(f"method must be one of {METHODS}, got {method!r}")
+    threads = torch.get_num_threads(); torch.set_num_threads(1)
+    try: return _run(scenario, method, seed, cfg)
+    finally: torch.set_num_threads(threads)
+
+def _run(scenario, method, seed, cfg):
     tasks, rng, net = experiences(scenario, seed), np.random.default_rng([seed, 12]), _network(cfg, seed)
     opt = torch.optim.SGD(net.parameters(), lr=cfg.lr); n = 0; R = np.zeros((len(tasks), len(tasks))); t0 = time.perf_counter()
     buffer = {"er": BalancedBuffer, "er_reservoir": ReservoirBuffer}[method](cfg.memory, rng) if method.startswith("er") else None; ewc = SummedEWC(cfg.lam) if method == "ewc" else None

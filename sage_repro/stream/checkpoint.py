@@ -76,7 +76,7 @@ def unpack(
     if tag == "$k": return _fill(into, x, arrays)
     raise ValueError(f"unknown tag {tag!r} in a checkpoint; it was written by a newer version")
 
-# %% ../../nbs/stream/37_checkpoint.ipynb #62db2dd0
+# %% ../../nbs/stream/37_checkpoint.ipynb #363a38e3
 def _tensor(new, into):
     "A leaf that an optimiser holds is changed in place."
     if not (isinstance(into, torch.Tensor) and into.requires_grad): return new
@@ -90,9 +90,10 @@ def _fill(obj, fields, arrays):
     for k, x in fields.items():
         old = getattr(obj, k)
         setattr(obj, k, unpack(x, arrays, old))
+    getattr(obj, "_views", lambda: None)() # views into its arrays are no state
     return obj
 
-# %% ../../nbs/stream/37_checkpoint.ipynb #8c7b330d
+# %% ../../nbs/stream/37_checkpoint.ipynb #24750434
 PARTS = ("scorers", "scales", "gate", "buffer", "penalty", "memory", "mixture", "fisher", "costs", "trained_on", "history", "balance")
 PLAIN = ("position", "timing_seen", "plans_seen", "skipped", "looks")
 
@@ -100,6 +101,7 @@ def state(
     t:StreamTrainer, # any
 )->tuple[dict, dict[str, np.ndarray]]: # JSON value, and arrays
     "Everything that learning depends on."
+    if type(t) is not StreamTrainer: raise TypeError(f"only a StreamTrainer is saved, got {type(t).__name__}, whose own parts would be lost; save t.network's weights, or train it with StreamTrainer")
     t._tools(); arrays: dict[str, np.ndarray] = {} # library events that were only noted take effect: vectors, columns, rows of the residual table
     tree = {p: pack(getattr(t, p), arrays) for p in (*PARTS, *PLAIN)}
     tree["rng"] = pack(t.rng, arrays); tree["pending"] = pack(None if t.pending is None else vars(t.pending), arrays)
@@ -109,7 +111,7 @@ def state(
     tree["library"] = pack({"vectors": t.library.vectors, "live": list(t.library.live), "version": t.library.version}, arrays)
     return tree, arrays
 
-# %% ../../nbs/stream/37_checkpoint.ipynb #76b605b9
+# %% ../../nbs/stream/37_checkpoint.ipynb #bd30de6c
 def restore(
     t:StreamTrainer, # freshly built with the same method, and the same tools in the same order
     tree:dict, # from `state`
@@ -118,7 +120,7 @@ def restore(
     "Bring a fresh trainer to a saved state."
     lib = unpack(tree["library"], arrays); t.library.restore(lib["vectors"], lib["live"]); t.library.version, t._cached = lib["version"], None
     net = unpack(tree["network"], arrays)
-    if t.network.grow(len(net["residual"])): t._make_optimiser()
+    if t.network.grow(len(net["residual"])) | _as_saved(t.network.decoder, net): t._make_optimiser()
     t.network.load_state_dict(net); t.optimiser.load_state_dict(unpack(tree["optimiser"], arrays))
     for p in PARTS: setattr(t, p, unpack(tree[p], arrays, getattr(t, p)))
     for p in PLAIN: setattr(t, p, unpack(tree[p], arrays))
@@ -128,6 +130,12 @@ def restore(
     with torch.no_grad():
         for n, v in unpack(tree["backbone"], arrays).items(): own[n].copy_(v)
     return t
+
+# %% ../../nbs/stream/37_checkpoint.ipynb #a60c46c3
+def _as_saved(decoder, net)->bool: # True: a planner's tables were brought to the length that they had when it was made
+    short = [] if decoder is None else [k for k in ("res_in", "res_out") if getattr(decoder, k).shape != net[f"decoder.{k}"].shape]
+    for k in short: setattr(decoder, k, torch.nn.Parameter(torch.zeros_like(net[f"decoder.{k}"])))
+    return bool(short)
 
 # %% ../../nbs/stream/37_checkpoint.ipynb #ce398ac4
 FORMAT = 2

@@ -65,9 +65,10 @@ class Stratified(EqualFill):
         task = s.task if hasattr(s, "task") else 0 # tasks that share a buffer have cells of their own
         return 3*((labels_of(s)[:, 0] & 0xffffffff).astype(np.int32) + 1) + task
 
-# %% ../../nbs/stream/32b_coreset_stream.ipynb #6809ed14
+# %% ../../nbs/stream/32b_coreset_stream.ipynb #538c7d0d
 class ClusterFill(EqualFill):
     "B3 on a stream: cells are online clusters."
+    vectors = True # reads b.x, so arrivals must be encoded
     def __init__(self, rng:np.random.Generator, budget:float=.35, k:int=64, decay:float=1.): # k: our choice; offline about the root of n
         super().__init__(rng, budget, decay); self.k, self.centres, self.held = k, None, np.zeros(0)
 
@@ -94,10 +95,10 @@ class DifficultyFill(EqualFill):
     def __init__(self, rng:np.random.Generator, budget:float=.35, bins:int=5, decay:float=1.): super().__init__(rng, budget, decay); self.bins, self.rank = bins, RunningRank()
     def cells(self, s)->np.ndarray: return np.minimum((self.rank(s.loss)*self.bins).astype(int), self.bins - 1)
 
-# %% ../../nbs/stream/32b_coreset_stream.ipynb #3d0ec3b2
+# %% ../../nbs/stream/32b_coreset_stream.ipynb #a7d3089e
 class Cover:
     "Importance is the distance to the nearest of at most k centres that cover all that arrived."
-    needs = frozenset()
+    needs, vectors = frozenset(), True
     def __init__(self, k:int=512): # centres; our choice, as SSIS's window
         if k < 2: raise ValueError(f"k must be at least 2, got {k}")
         self.k, self.centres, self.radius, self.norm = k, None, 0., OnlineNormaliser()

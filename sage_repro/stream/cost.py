@@ -19,11 +19,11 @@ __all__ = ['COST_GRID', 'LORA_RATES', 'expected_ratio', 'reset_peak', 'memory_mb
            'paired_ratios', 'cost_unit', 'encoding_cost', 'with_encoding', 'table6_cost', 'cost_ratios', 'cost_frame',
            'tune_cost', 'choose_lower']
 
-# %% ../../nbs/stream/41_cost.ipynb #fe704efa
+# %% ../../nbs/stream/41_cost.ipynb #b23bb59f
 def expected_ratio(
     scored:float, # samples in a scoring pass, as a share of the stream
     visits:float, # samples in gradient steps, replay included, as a share of the stream
-    forward:float=.41, # cost of a scoring pass in training steps; FINDINGS: 0.41 with LoRA
+    forward:float=.41, # cost of a scoring pass in training steps: 0.41 with LoRA on every linear layer
     epochs:int=3, # of the run it is compared with
 )->float: # time over the time of plain training on everything, `epochs` times
     "Closed form of the cost, where the backbone trains and heads cost nothing."
@@ -71,9 +71,9 @@ def refresh(
     with t.costs.clock("lookup"): t.memory.x[:len(t.memory)] = t.backbone.encode([texts[k] for k in t.memory.key])
     return {"wall_seconds": time.perf_counter() - t0, "cpu_seconds": time.process_time() - cpu}
 
-# %% ../../nbs/stream/41_cost.ipynb #1fcd0514
+# %% ../../nbs/stream/41_cost.ipynb #3e732a9f
 COST_GRID = (3e-4, 1e-3, 3e-3) # learning rates of the heads, the same for every LoRA arm; LoRA's own is a tenth
-LORA_RATES = {"one_pass+lora": 3e-3, "random+lora": 3e-3, "SAGE_full+lora": 3e-4, "SAGE_plus+lora": 3e-4} # arm -> rate, from `tune_cost`; 1e-3 where it is not named
+LORA_RATES = {"one_pass+lora": 3e-3, "random+lora": 3e-3, "SAGE_full+lora": 3e-4, "SAGE_plus+lora": 3e-4} # arm -> rate: results/records/tune_cost-quick; 1e-3 where it is not named
 _FIVE = ("A_baseline", "one_pass", "random", "SAGE_full", "SAGE_plus") # the first is three-epoch SFT on everything
 
 def cost_arms(
@@ -180,15 +180,15 @@ def table6_cost(
     r.environment, r.wall_seconds, r.peak_memory_mb = environment(root), round(time.perf_counter() - t0, 1), round(peak_memory_mb(), 1)
     return r, [{**p, "split": s} for u in units for s in splits for p in u["predictions"][s]]
 
-# %% ../../nbs/stream/41_cost.ipynb #05872d5e
+# %% ../../nbs/stream/41_cost.ipynb #c6d3b0fd
 def _cost_units(arms, seeds, tools, train, splits, name, cache, progress)->list[dict]:
-    "All units, seed by seed; each seed begins with another arm."
-    from sage_repro.agents.evaluate import code_digest
+    "All units, seed by seed; each seed begins with another arm. A unit that is there is read where methods, data and code are the same."
+    from sage_repro.agents.evaluate import code_digest, unit_key
     from sage_repro.core.config import write_atomic
-    out, code = [], code_digest()
+    out, data = [], unit_key({"backbone": name}, tools, train, splits, None, 0, code_digest())
     for mode, methods in arms.items():
         for k, seed in enumerate(seeds):
-            f = lambda i: Path(cache)/f"{i}-{seed}-{hashlib.sha256(json.dumps([asdict(methods[i]) if i in methods else i, [s.sample_id for s in train], {a: len(v) for a, v in splits.items()}, name, code]).encode()).hexdigest()[:16]}.json"
+            f = lambda i: Path(cache)/f"{i}-{seed}-{hashlib.sha256(json.dumps([asdict(methods[i]) if i in methods else i, data]).encode()).hexdigest()[:16]}.json"
             once = lambda i, make: json.loads(f(i).read_text()) if f(i).is_file() else (write_atomic(f(i), json.dumps(made := make())), json.loads(json.dumps(made)))[1]
             ids = list(methods); ids = ids[k % len(ids):] + ids[:k % len(ids)]; mine = []
             for i in ids:
@@ -229,8 +229,9 @@ def cost_frame(
         if (e := record.extra.get("frozen_end_to_end", {}).get("cpu", {}).get(a)): out[a]["cpu with encoding"] = round(e["ratio"], 3)
     return pd.DataFrame(out).T
 
-# %% ../../nbs/stream/41_cost.ipynb #f68ea9d4
+# %% ../../nbs/stream/41_cost.ipynb #dde6b103
 def tune_cost(
+    scale:str="quick", # smoke: one rate, 32 samples
     n:int=512, # samples of the stream
     seed:int=0, # of every draw
     progress:Callable[[str, int], None]|None=None, root:Path|None=None,
@@ -242,11 +243,12 @@ def tune_cost(
     from sage_repro.core.record import Record, environment, peak_memory_mb, source_state
     from sage_repro.model.backbone import DEFAULT_MODEL
     t0, root = time.perf_counter(), root or repo_root(); tools, everything, dev = load_library(), load_sagebench("train") + load_sagebench("stream"), load_sagebench("dev")
+    n, grid = (32, COST_GRID[:1]) if scale == "smoke" else (n, COST_GRID)
     train = [everything[i] for i in np.random.default_rng([seed, 2]).permutation(len(everything))[:n]]
-    arms = {f"{k}@{lr:g}": replace(m, id=f"{k}@{lr:g}") for lr in COST_GRID for k, m in cost_arms("lora", dict.fromkeys(cost_arms("lora"), lr)).items()}
+    arms = {f"{k}@{lr:g}": replace(m, id=f"{k}@{lr:g}") for lr in grid for k, m in cost_arms("lora", dict.fromkeys(cost_arms("lora"), lr)).items()}
     units = _cost_units({"lora": arms}, (seed,), tools, train, {"dev": dev}, DEFAULT_MODEL, root/"results"/"scratch"/"units"/f"tune_cost-{n}", progress)
-    r = Record("tune_cost", "quick", {"grid": COST_GRID, "n": n, "seed": seed}, runs=[u["run"] for u in units]); r.metrics = metric_rows(units, "dev")
-    mrr = {m.method: m.value for m in r.metrics if m.seed is None and m.name == "mrr"}; r.extra = {"dev_mrr": mrr, "best": {k: choose_lower({lr: mrr[f"{k}@{lr:g}"] for lr in COST_GRID}) for k in cost_arms("lora")}, "seconds": sum(x["wall_seconds"] for x in r.runs if not x["method"].endswith("+refresh"))}
+    r = Record("tune_cost", scale, {"grid": grid, "n": n, "seed": seed}, runs=[u["run"] for u in units]); r.metrics = metric_rows(units, "dev")
+    mrr = {m.method: m.value for m in r.metrics if m.seed is None and m.name == "mrr"}; r.extra = {"dev_mrr": mrr, "best": {k: choose_lower({lr: mrr[f"{k}@{lr:g}"] for lr in grid}) for k in cost_arms("lora")}, "seconds": sum(x["wall_seconds"] for x in r.runs if not x["method"].endswith("+refresh"))}
     r.source = {**source_state(root), "dataset": "SAGE-Bench", "data_digest": data_digest(), "n": {"dev": len(dev)}}
     r.environment, r.wall_seconds, r.peak_memory_mb = environment(root), round(time.perf_counter() - t0, 1), round(peak_memory_mb(), 1)
     return r, [{**p, "split": "dev"} for u in units for p in u["predictions"]["dev"]]

@@ -12,9 +12,9 @@ import torch
 from fastcore.basics import patch
 
 # %% auto #0
-__all__ = ['BLOCK', 'WINDOWS', 'Recent', 'earlier', 'ExactWindow', 'multiplies_bytes', 'highest', 'Codes', 'HashedWindow',
-           'InvertedWindow', 'sphere_means', 'clustered', 'FaissWindow', 'make_window', 'found', 'paired_times',
-           'break_even']
+__all__ = ['BLOCK', 'FAR', 'WINDOWS', 'Recent', 'earlier', 'ExactWindow', 'multiplies_bytes', 'highest', 'Codes', 'HashedWindow',
+           'InvertedWindow', 'sphere_means', 'clustered', 'FaissWindow', 'make_window', 'BufferWindow', 'found',
+           'paired_times', 'break_even']
 
 # %% ../../nbs/stream/30b_diversity.ipynb #178f8efc
 class Recent:
@@ -59,16 +59,16 @@ def enter(self:Recent, x:np.ndarray):
 @patch
 def replace(self:Recent, slots:np.ndarray, x:np.ndarray): self.data[slots] = x
 
-# %% ../../nbs/stream/30b_diversity.ipynb #a5115b72
+# %% ../../nbs/stream/30b_diversity.ipynb #3eb13f50
 BLOCK = 1024 # rows of the window a product takes: its results (times a batch of 32) are an eighth of a megabyte
 
 class ExactWindow(Recent):
     "The true nearest, by matrix products."
     def __init__(self,
         size:int=512, # vectors
-        first:bool|None=None, # a first look in bytes, the answer the same; None: where the processor has the instructions
+        first:bool|None=None, # a first look in bytes, the answer the same; None: where the processor has the instructions and the window is large enough to gain
     ):
-        super().__init__(size); self.first = multiplies_bytes() if first is None else first
+        super().__init__(size); self.first, self.grain = size >= 2*BLOCK and multiplies_bytes() if first is None else first, None # grain: see `coded`
 
     def nearest(self, x:np.ndarray)->np.ndarray: # (b,) cosine
         best = self.coarse(x) if self.first else None
@@ -95,41 +95,59 @@ def highest(
     top = s[:even].reshape(-1, 64*b).max(0).reshape(64, b).max(0)
     return top if even == n else np.maximum(top, s[even:].max(0))
 
-# %% ../../nbs/stream/30b_diversity.ipynb #a2f61949
+# %% ../../nbs/stream/30b_diversity.ipynb #05e5e36d
 class Codes:
-    "A ring of vectors in bytes, and how far off the worst of them is."
-    def __init__(self, data:np.ndarray): # (size, d) float32
-        self.step = max(float(np.abs(data).max()), 1e-12)/127; self.rows, self.cut, self.longest = np.zeros(data.shape, np.int8), 0., 0.
-        for i in range(0, len(data), BLOCK): self.put(slice(i, i + BLOCK), data[i:i + BLOCK])
+    "A ring of vectors in bytes, how far off the worst of them is, and which lie outside the bytes' range."
+    def __init__(self,
+        data:np.ndarray, # (size, d) float32
+        n:int|None=None, # rows that are filled; None: all
+        grain:tuple[float, float, float]|None=None, # step, cut and longest so far; None: found in the data
+    ):
+        parts = [slice(i, min(i + BLOCK, n or len(data))) for i in range(0, n or len(data), BLOCK)]
+        self.step, self.cut, self.longest = grain or (max(1.5*float(np.median(np.concatenate([np.abs(data[p]).max(1) for p in parts]))), 1e-12)/127, 0., 0.)
+        self.rows, self.odd = np.zeros(data.shape, np.int8), np.zeros(len(data), bool)
+        for p in parts: self.put(p, data[p])
 
     def of(self, x): # (b, d) -> (b, d) bytes, (b,) length cut off
         codes = np.clip(np.rint(x*np.float32(1/self.step)), -127, 127); cut = x - codes*np.float32(self.step)
         return codes.astype(np.int8), np.sqrt(np.einsum("ij,ij->i", cut, cut))
 
     def put(self, slots, x):
-        self.rows[slots], cut = self.of(x)
-        self.cut, self.longest = max(self.cut, float(cut.max())), max(self.longest, float(np.sqrt(np.einsum("ij,ij->i", x, x).max())))
+        self.rows[slots], cut = self.of(x); fits = cut <= .5001*self.step*x.shape[1]**.5; self.odd[slots] = ~fits
+        self.cut, self.longest = float(cut.max(where=fits, initial=self.cut)), float(np.sqrt(np.einsum("ij,ij->i", x, x)).max(where=fits, initial=self.longest))
 
-# %% ../../nbs/stream/30b_diversity.ipynb #2180ab2d
+# %% ../../nbs/stream/30b_diversity.ipynb #174d0c0f
+@patch
+def coded(self:ExactWindow)->Codes:
+    "The window in bytes, of this turn's grain."
+    turn = self.count//self.size; same = self.grain is not None and self.grain[0] == turn
+    if self.scratch is None or not same: self.scratch = Codes(self.data, len(self), self.grain[1:] if same else None); self._note(turn)
+    return self.scratch
+
+@patch
+def _note(self:ExactWindow, turn:int): c = self.scratch; self.grain = turn, c.step, c.cut, c.longest
+
+# %% ../../nbs/stream/30b_diversity.ipynb #624c0054
+FAR = 1 << 29 # more than any product of bytes of up to 32,768 dimensions
+
 @patch
 def coarse(self:ExactWindow, x:np.ndarray)->np.ndarray|None: # (b,) cosine; None: too many are left
-    "The best of those that a look in bytes leaves."
-    n, b = len(self), len(x)
-    if self.scratch is None: self.scratch = Codes(self.data)
-    c = self.scratch; codes, cut = c.of(x)
-    s = torch._int_mm(torch.from_numpy(c.rows[:n]), torch.from_numpy(codes).T).numpy() # (n, b) int32, in squared steps
-    slack = cut*c.longest + (np.sqrt(np.einsum("ij,ij->i", x, x)) + cut)*c.cut + 1e-6
-    left = np.flatnonzero(s >= highest(s) - (2*slack/c.step**2).astype(np.int32) - 1)
-    if len(left) > 64*b: return None
-    j, i = np.divmod(left, b); best = np.full(b, -np.inf, np.float32)
+    "The best of those that a look in bytes leaves, outliers among them."
+    n, b, c = len(self), len(x), self.coded(); odd = np.flatnonzero(c.odd[:n])
+    if len(odd) > 64: return None
+    codes, cut = c.of(x); s = torch._int_mm(torch.from_numpy(c.rows[:n]), torch.from_numpy(codes).T).numpy() # (n, b) int32, in squared steps
+    slack = cut*c.longest + (np.sqrt(np.einsum("ij,ij->i", x, x)) + cut)*c.cut + 1e-6; s[odd] = -FAR
+    left = np.flatnonzero(s >= highest(s) - np.minimum(2*slack/c.step**2, FAR).astype(np.int32) - 1)
+    if len(left) + len(odd)*b > 64*b: return None
+    j, i = np.divmod(np.concatenate([left, (odd[:, None]*b + np.arange(b)).ravel()]), b); best = np.full(b, -np.inf, np.float32)
     np.maximum.at(best, i, np.einsum("ij,ij->i", x[i], self.data[j]))
     return best
 
-# %% ../../nbs/stream/30b_diversity.ipynb #831fe394
+# %% ../../nbs/stream/30b_diversity.ipynb #8767e950
 @patch
 def replace(self:ExactWindow, slots:np.ndarray, x:np.ndarray):
     self.data[slots] = x
-    if isinstance(self.scratch, Codes): self.scratch.put(slots, x)
+    if isinstance(self.scratch, Codes): self.scratch.put(slots, x); self._note(self.grain[0])
 
 # %% ../../nbs/stream/30b_diversity.ipynb #0ee835bb
 class HashedWindow(Recent):
@@ -352,6 +370,18 @@ def make_window(
     "A window by name."
     if kind not in WINDOWS: raise ValueError(f"kind must be one of {sorted(WINDOWS)}, got {kind!r}")
     return WINDOWS[kind](size, rng, **kw)
+
+# %% ../../nbs/stream/30b_diversity.ipynb #047fe82f
+class BufferWindow:
+    "Cosine distance to the nearest sample in a replay buffer, and among the earlier of the batch."
+    __slots__ = ("buffer", "__dict__") # the trainer's own buffer: neither a copy nor a checkpoint carries it
+    def __init__(self, buffer): self.buffer = buffer # a stream.replay.Buffer with a column `x` of unit vectors
+    def __deepcopy__(self, memo): return self
+    def distance(self, x:np.ndarray)->np.ndarray: # (b, d) unit vectors -> (b,) in [0, 2]; 1 for the very first
+        "As of `Recent`; what is asked does not enter."
+        sim, n = earlier(x), len(self.buffer)
+        if n: return 1 - np.maximum(sim, (x @ self.buffer.columns["x"][:n].T).max(1))
+        return 1 - np.r_[0., sim[1:]] if len(x) else np.zeros(0)
 
 # %% ../../nbs/stream/30b_diversity.ipynb #337bd1c3
 def found(

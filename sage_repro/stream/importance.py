@@ -75,7 +75,7 @@ class Window:
         self.data[(self.count + np.arange(len(x)))[-self.size:] % self.size] = x[-self.size:]
         self.count += len(x)
 
-# %% ../../nbs/stream/30_importance.ipynb #688a4b26
+# %% ../../nbs/stream/30_importance.ipynb #99a0aeac
 class FisherTracker:
     "Empirical diagonal Fisher of one linear map, its slow anchor, and the forgetting risk of samples."
     def __init__(self, decay:float=.99, anchor_decay:float=.99, estimator:str="exact"): # a step; our choice: paper silent. exact: mean of the samples' squared gradients; batch_mean: square of the batch's mean gradient, the draft's
@@ -83,7 +83,7 @@ class FisherTracker:
         self.decay, self.anchor_decay, self.estimator, self.fisher, self.anchor = decay, anchor_decay, estimator, None, None
 
     def update(self, delta:np.ndarray, x:np.ndarray, weight:np.ndarray):
-        "delta, x: (b, d) per-sample gradients at the output and inputs; weight: (d, d) after the step."
+        "delta, x: (b, d) per-sample gradients at the output and inputs; weight: (d, d) they were taken at."
         f = (delta**2).T @ (x**2) / len(x) if self.estimator == "exact" else (delta.T @ x / len(x))**2
         if self.fisher is None: self.fisher, self.anchor = f, weight.copy(); return
         self.fisher += (1 - self.decay) * (f - self.fisher)
@@ -94,13 +94,13 @@ class FisherTracker:
         if self.fisher is None: return np.zeros(len(x))
         return ((delta**2) @ (self.fisher * (weight - self.anchor)**2) * (x**2)).sum(1)
 
-# %% ../../nbs/stream/30_importance.ipynb #11cd91ab
+# %% ../../nbs/stream/30_importance.ipynb #3e18fa15
 class SSIS:
     "alpha*U + beta*D + gamma*F, each term in [0, 1] online."
     def __init__(self,
-        alpha:float=.4, # paper 3.1: weight of the uncertainty
-        beta:float=.3, # paper 3.1: weight of the diversity
-        gamma:float=.3, # paper 3.1: weight of the forgetting risk
+        alpha:float=.4, # paper: weight of the uncertainty
+        beta:float=.3, # paper: weight of the diversity
+        gamma:float=.3, # paper: weight of the forgetting risk
         uncertainty:str="loss", # loss (the paper's), entropy or margin
         window=512, # samples D looks back on (our choice: paper silent), or a window of stream.diversity: exact, hashed, inverted, faiss
     ):
@@ -111,7 +111,7 @@ class SSIS:
         self.norm = {k: OnlineNormaliser() for k in ("u", "d", "f")}
         self.needs = frozenset([uncertainty] + ["embedding"]*(beta > 0) + ["risk"]*(gamma > 0))
 
-# %% ../../nbs/stream/30_importance.ipynb #1f886242
+# %% ../../nbs/stream/30_importance.ipynb #f7ba1b28
 @patch
 def terms(self:SSIS,
     s:Signals, # one batch
@@ -121,7 +121,7 @@ def terms(self:SSIS,
     out = {}
     if a: out["u"] = self.norm["u"](getattr(s, self.uncertainty))
     if b: out["d"] = self.norm["d"](self.window.distance(s.embedding))
-    if c: out["f"] = self.norm["f"](np.log(s.risk + 1e-30))
+    if c: out["f"] = np.full(len(s), .5); moved = s.risk > 0; out["f"][moved] = self.norm["f"](np.log(s.risk[moved])) if moved.any() else .5
     return out
 
 # %% ../../nbs/stream/30_importance.ipynb #1ddd7b71
@@ -143,14 +143,14 @@ class RandomScorer:
     def __init__(self, rng:np.random.Generator): self.rng = rng
     def score(self, s)->np.ndarray: return self.rng.random(len(s))
 
-# %% ../../nbs/stream/30_importance.ipynb #ea19fb1c
+# %% ../../nbs/stream/30_importance.ipynb #5ab59301
 class AdmitAll:
     "Trains on everything, as the draft's loop literally does."
     def admit(self, importance:np.ndarray, buffer_mean:float)->np.ndarray: return np.ones(len(importance), bool)
 
 class MeanGate:
-    "Paper 3.1: admit where I > ratio * mean importance of the buffer; the ratio adapts."
-    def __init__(self, budget:float=.35, ratio:float=1., rate:float=.02): # paper 5: "35 % of the data"; rate a sample: our choice
+    "The paper's: admit where I > ratio * mean importance of the buffer; the ratio adapts."
+    def __init__(self, budget:float=.35, ratio:float=1., rate:float=.02): # paper: 35 % of the data; rate a sample: our choice
         self.budget, self.ratio, self.rate = budget, ratio, rate
 
     def admit(self, importance:np.ndarray, buffer_mean:float)->np.ndarray: # (b,) bool

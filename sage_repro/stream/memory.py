@@ -9,7 +9,7 @@ import numpy as np
 from fastcore.basics import patch
 
 # %% auto #0
-__all__ = ['WORD_PLACES', 'POOL_EPS', 'vote', 'nearest_each', 'count_words', 'tfidf', 'bayes_table', 'bayes_scores',
+__all__ = ['WORD_PLACES', 'POOL_EPS', 'FIT_FROM', 'vote', 'nearest_each', 'count_words', 'tfidf', 'bayes_table', 'bayes_scores',
            'EpisodicMemory', 'believed', 'rare', 'LogPool']
 
 # %% ../../nbs/stream/35_memory.ipynb #bf14bc7f
@@ -247,8 +247,9 @@ def _by_bayes(self:EpisodicMemory, words, columns, n_tools:int, tau:float=2.)->n
     out = np.repeat(s[:, live].mean(1, keepdims=True), n_tools, 1); out[:, at[live]] = s[:, live]
     return _softmax(out/tau)
 
-# %% ../../nbs/stream/35_memory.ipynb #7899865d
+# %% ../../nbs/stream/35_memory.ipynb #6ecd2df8
 POOL_EPS = {"network": 1e-4, "tools": 1e-4, "memory": .03, "words": .03, "nearest": 1e-6, "bayes": 1e-3}
+FIT_FROM = 64 # samples with an acceptable tool that a fit needs: a dozen for each of five weights; our choice
 
 class LogPool:
     "Log-linear pool of several sources' probabilities; its weights are learned from arriving samples."
@@ -260,6 +261,7 @@ class LogPool:
         window:int=0, # samples whose logs are kept, to refit the weights to them; 0: one gradient step a batch, as before
         ridge:float=1e-3, # pulls refitted weights to 0, per sample
     ):
+        if 0 < window < FIT_FROM: raise ValueError(f"window must be 0 or at least {FIT_FROM}, the samples that a fit needs, got {window}; pass 0 for a gradient step a batch only")
         self.names, self.lr = names, lr
         self.eps = np.array([(eps or POOL_EPS)[n] for n in names], np.float32)[:, None, None]
         self.weights, self.sum_sq = np.full(len(names), start), np.ones(len(names))
@@ -298,15 +300,15 @@ def _keep(self:LogPool, logs, target, every:int=4):
     while len(self.past_logs) > 1 and sum(map(len, self.past_target)) - len(self.past_target[0]) >= self.window: self.past_logs.pop(0); self.past_target.pop(0)
     if self.heard % every == 0: self.fit()
 
-# %% ../../nbs/stream/35_memory.ipynb #c6cac71b
+# %% ../../nbs/stream/35_memory.ipynb #9222351b
 @patch
 def fit(self:LogPool,
     steps:int=5, # Newton steps from where the weights are
 )->np.ndarray: # (sources,) the new weights, at least 0
-    "Refit the weights to the kept window."
+    "Refit the weights to the kept window; below `FIT_FROM` samples in it that have an acceptable tool they stay as they are."
     k = len(self.names); first = lambda t: np.pad(t, ((0, 0), (0, max(map(lambda x: x.shape[1], self.past_target)) - t.shape[1])), constant_values=-1)
+    if sum(int((t >= 0).any(1).sum()) for t in self.past_target) < FIT_FROM: return self.weights
     L, t = (np.concatenate(self.past_logs, 1), np.concatenate([first(t) for t in self.past_target])); ok = t >= 0; seen = ok.any(1); L, t, ok = L[:, seen], t[seen], ok[seen]
-    if not len(t): return self.weights
     right = (np.take_along_axis(L, np.where(ok, t, 0)[None], 2)*ok).sum(2)/ok.sum(1)
     for _ in range(steps):
         p = self.pool(L); mean = np.einsum("bn,kbn->kb", p, L); g = (mean - right).mean(1) + 2*self.ridge*self.weights

@@ -9,9 +9,9 @@ import numpy as np
 from .replay import FAN, PriorityIndex
 
 # %% auto #0
-__all__ = ['NJIT', 'compiled', 'NumbaIndex']
+__all__ = ['NJIT', 'compiled', 'FLOAT', 'NumbaIndex']
 
-# %% ../../nbs/stream/31b_replay_numba.ipynb #58f5f0ae
+# %% ../../nbs/stream/31b_replay_numba.ipynb #534178fc
 def _compiler():
     "numba's, or for the tests, where it is missing, none."
     try: from numba import njit
@@ -19,6 +19,7 @@ def _compiler():
     return njit, njit(cache=True, error_model="numpy", fastmath={"reassoc", "nsz", "nnan"}) # reassoc: a block is summed by vector instructions
 
 NJIT, compiled = _compiler()
+FLOAT = np.dtype(float) # numpy has one object of it: to ask for it is cheaper than to convert
 
 # %% ../../nbs/stream/31b_replay_numba.ipynb #d2cf4c5e
 def _layout(
@@ -30,9 +31,9 @@ def _layout(
         n = -(-n//FAN); off.append(off[-1] + n*FAN)
         if n == 1: return np.array(off)
 
-# %% ../../nbs/stream/31b_replay_numba.ipynb #4c6a09e2
+# %% ../../nbs/stream/31b_replay_numba.ipynb #755e9f16
 @compiled
-def _rise(tree, mins, off, slots, first, last): # (all levels,) sums; (all levels,) minima, or none; from `_layout`; of `slots` those from first to last
+def _rise(tree, off, slots, first, last): # (all levels,) sums; from `_layout`; of `slots` those from first to last
     shift = 4
     for level in range(len(off) - 2):
         blocks = (off[level + 1] - off[level]) >> 4; every = blocks < last - first # fewer blocks than slots: each block once
@@ -40,11 +41,18 @@ def _rise(tree, mins, off, slots, first, last): # (all levels,) sums; (all level
             at = i if every else slots[first + i] >> shift; a = off[level] + (at << 4); s = 0.
             for j in range(a, a + 16): s += tree[j]
             tree[off[level + 1] + at] = s
-            if len(mins):
-                m = mins[a]
-                for j in range(a + 1, a + 16): m = min(m, mins[j])
-                mins[off[level + 1] + at] = m
         shift += 4
+
+@compiled
+def _sink(mins, off, at, new): # (all levels,) minima; a slot and its new priority: up to where nothing changes
+    old = mins[at]; mins[at] = new
+    for level in range(1, len(off) - 1):
+        a = off[level - 1] + (at >> 4 << 4); at = at >> 4; k = off[level] + at; now = mins[k]
+        if new > now:
+            if old != now: return
+            new = mins[a]
+            for j in range(a + 1, a + 16): new = min(new, mins[j])
+        mins[k] = new; old = now
 
 @compiled
 def _parts(both): # (1 or 2, all levels) -> sums, and minima or none
@@ -57,8 +65,8 @@ def _store(both, off, raw, slots, importance, alpha): # raw importances at these
         s = slots[i]
         if s < 0 or s >= len(raw): raise IndexError("slots must lie in [0, capacity)") # unchecked, a loop would write beyond the arrays
         raw[s] = importance[i]; tree[s] = exp(alpha*log(max(importance[i], 1e-6)))
-        if len(mins): mins[s] = tree[s]
-    _rise(tree, mins, off, slots, 0, len(slots))
+        if len(mins): _sink(mins, off, s, tree[s])
+    _rise(tree, off, slots, 0, len(slots))
 
 # %% ../../nbs/stream/31b_replay_numba.ipynb #ecd8b07f
 @compiled
@@ -81,7 +89,7 @@ def _draw(both, off, u, size, beta, slots): # u: (n,) numbers in [0, 1), becomes
         slots[i] = min(at, size - 1); least = min(least, tree[slots[i]]) # min: a point on the edge, by rounding
     for i in range(n): u[i] = exp(-beta*log(tree[slots[i]]/least))
 
-# %% ../../nbs/stream/31b_replay_numba.ipynb #c110c056
+# %% ../../nbs/stream/31b_replay_numba.ipynb #0b60a0b0
 @compiled
 def _lowest(mins, off): # -> the slot with the lowest priority
     at = 0; top = off[len(off) - 2]; m = mins[top]
@@ -93,16 +101,17 @@ def _lowest(mins, off): # -> the slot with the lowest priority
     return at
 
 @compiled
-def _swap(both, off, raw, importance, alpha, slots, who): # fills slots and who; -> how many came in
-    tree, mins = _parts(both); m = 0
+def _swap(both, off, raw, importance, alpha, room): # room: (2, n), filled with slots and who; -> how many came in
+    tree, mins = _parts(both); slots, who, m = room[0], room[1], 0
     for i in range(len(importance)):
         s = _lowest(mins, off)
         if importance[i] >= raw[s]:
-            raw[s] = importance[i]; tree[s] = mins[s] = exp(alpha*log(max(importance[i], 1e-6)))
-            slots[m] = s; who[m] = i; m += 1; _rise(tree, mins, off, slots, m - 1, m)
+            raw[s] = importance[i]; tree[s] = exp(alpha*log(max(importance[i], 1e-6))); _sink(mins, off, s, tree[s])
+            slots[m] = s; who[m] = i; m += 1
+    _rise(tree, off, slots, 0, m)
     return m
 
-# %% ../../nbs/stream/31b_replay_numba.ipynb #2b5d2537
+# %% ../../nbs/stream/31b_replay_numba.ipynb #8997e0e8
 class NumbaIndex(PriorityIndex):
     "`FlatIndex` and `TreeIndex` for any size, each call compiled; raises `ModuleNotFoundError` without numba."
     def __init__(self,
@@ -112,13 +121,13 @@ class NumbaIndex(PriorityIndex):
     ):
         if compiled and NJIT is None: raise ModuleNotFoundError('index="numba" needs numba, got none; run `pip install numba`, or take index="auto"')
         self.n, self.off = n, _layout(n); self.both = np.zeros((1 + lows, self.off[-1])); self.both[1:] = np.inf # sums and minima: handing over each array has its price
-        self.every, self.slots, self.who = np.arange(n), np.empty(0, np.int64), np.empty(0, np.int64) # the last two: room for the answer of `swap`, which is read before the next call
+        self.every, self.room = np.arange(n), np.empty((2, 0), np.int64) # room: for the answer of `swap`, which is read before the next call
     @property
     def p(self)->np.ndarray: return self.both[0, :self.n] # (n,) raised to alpha
 
     def store(self, raw, slots, importance, alpha):
-        if isinstance(slots, slice): slots = self.every[slots]
-        _store(self.both, self.off, raw, np.asarray(slots), np.asarray(importance, float), alpha)
+        if type(slots) is not np.ndarray: slots = self.every[slots]
+        _store(self.both, self.off, raw, slots, importance if importance.dtype is FLOAT else importance.astype(float), alpha)
 
     def draw(self, u, size, beta):
         slots = np.empty(len(u), np.int64); _draw(self.both, self.off, u, size, beta, slots)
@@ -126,7 +135,7 @@ class NumbaIndex(PriorityIndex):
 
     def swap(self, raw, importance, alpha):
         if len(self.both) == 1: raise ValueError("swap needs the minima, got lows=False; make the index with lows=True")
-        if len(self.slots) != len(importance): self.slots, self.who = np.empty(len(importance), np.int64), np.empty(len(importance), np.int64)
-        slots, who = self.slots, self.who
-        m = _swap(self.both, self.off, raw, np.asarray(importance, float), alpha, slots, who)
-        return (slots, None) if m == len(who) else (slots[:m], who[:m])
+        k = len(importance)
+        if self.room.shape[1] != k: self.room = np.empty((2, k), np.int64)
+        slots, who = self.room; m = _swap(self.both, self.off, raw, importance if importance.dtype is FLOAT else importance.astype(float), alpha, self.room)
+        return (slots, None) if m == k else (slots[:m], who[:m])

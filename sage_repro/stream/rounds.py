@@ -167,7 +167,7 @@ class RoundTrainer(StreamTrainer):
 
     def begin(self, steps:int): self.begun, self.due = self.costs.steps, max(1, steps) # a round of so many steps
 
-# %% ../../nbs/stream/40_rounds.ipynb #794f7ddc
+# %% ../../nbs/stream/40_rounds.ipynb #5f705ba8
 @patch
 def _lr_factor(self:RoundTrainer)->float: # in [0, 1]
     k, up = self.costs.steps + 1 - self.begun, max(1, self.cfg.warmup*self.due)
@@ -180,8 +180,8 @@ def _train(self:RoundTrainer, b:Batch, w, n_new:int)->np.ndarray:
     finally: self.shift = None
 
 @patch
-def _query_grad(self:RoundTrainer, x, target, weights=None, create=False):
-    loss, out, inner, logits = StreamTrainer._query_grad(self, x, target, weights, create)
+def _query_grad(self:RoundTrainer, x, target, create=False):
+    loss, out, inner, logits = StreamTrainer._query_grad(self, x, target, create)
     return loss if self.shift is None else listwise_loss(logits + torch.from_numpy(self.shift.astype(np.float32)), target), out, inner, logits
 
 # %% ../../nbs/stream/40_rounds.ipynb #98799d78

@@ -62,7 +62,7 @@ def _live(t:StreamTrainer, z): # (..., n + 1): a retired tool cannot be chosen
     dead = torch.from_numpy(np.flatnonzero(t.library.columns[:-1] < 0))
     return z.index_fill(-1, dead, -1e9) if len(dead) else z
 
-# %% ../../nbs/stream/34b_tasks.ipynb #f5309177
+# %% ../../nbs/stream/34b_tasks.ipynb #f7c849b8
 def task_losses(
     t:StreamTrainer, task:str, b:Batch, # samples of one task
     x, u, # (b, dim) their vectors and shared states
@@ -73,7 +73,7 @@ def task_losses(
         z = t.network.timing_logit(x, u); y = torch.from_numpy(b.gold[:, 0]).float(); p = torch.sigmoid(z)
         return F.binary_cross_entropy_with_logits(z, y, reduction="none"), torch.stack([1 - p, p], 1)
     net = t.network; tools, rows = t._tools()
-    logits = net.log_scale.exp()*F.normalize(net.query(net.inner("selection", u)), dim=1) @ net.tool_vectors(tools, rows).T
+    logits = net.score(net.query(net.inner("selection", u)), net.tool_vectors(tools, rows))
     return listwise_loss(logits, torch.from_numpy(t.library.columns[b.gold])), logits.softmax(1)
 
 # %% ../../nbs/stream/34b_tasks.ipynb #49eb86d2
@@ -89,7 +89,7 @@ def losses_by_sample(t:StreamTrainer, b:Batch, x)->np.ndarray: # (b,) nats
         if len(at := b.of(task)): out[at] = task_losses(t, task, b.take(at), x[at], u[at])[0].numpy()
     return out
 
-# %% ../../nbs/stream/34b_tasks.ipynb #b0da14f3
+# %% ../../nbs/stream/34b_tasks.ipynb #47c06882
 def joint_loss(
     t:StreamTrainer, b:Batch, # new and replayed samples
     x, w, # (b, dim) their vectors, (b,) weights of the samples
@@ -103,16 +103,18 @@ def joint_loss(
         part = b.take(at)
         if task == "selection": loss, more = _selection(t, part, u[at], int((at < n_new).sum()), after)
         else: loss, more = task_losses(t, task, part, x[at], u[at])[0], 0.
-        means[task] = (w[at]*loss).mean() + more; each[at] = loss.detach().numpy()
+        if bool((w[at] > 0).any()): means[task] = (w[at]*loss).mean() + more # where every tool has retired there is nothing to balance
+        each[at] = loss.detach().numpy()
+    if not means: return each
     lam = t.balance.weights(means, shared=u)
     sum(a*m for a, m in zip(lam, means.values())).backward(); t.balance.step()
-    for f in after: f(w, float(lam[list(means).index("selection")]), b.of("selection"))
+    for f in after if "selection" in means else (): f(w, float(lam[list(means).index("selection")]), b.of("selection"))
     return each
 
-# %% ../../nbs/stream/34b_tasks.ipynb #76240fbc
+# %% ../../nbs/stream/34b_tasks.ipynb #24c64e0a
 def _selection(t, b, u, n_new, after): # losses (b,), the penalty, and what is to be done after the backward pass
     net = t.network; inner = net.inner("selection", u); out = net.query(inner); out.retain_grad(); tools, rows = t._tools()
-    logits = net.log_scale.exp()*F.normalize(out, dim=1) @ net.tool_vectors(tools, rows).T
+    logits = net.score(out, net.tool_vectors(tools, rows))
     if t.fisher is not None: after.append(lambda w, lam, at: t._learn_fisher(_Scaled(out.grad/max(lam, 1e-6)), inner, w[at], len(at)))
     if t.penalty is None: return listwise_loss(logits, torch.from_numpy(t.library.columns[b.gold])), 0.
     after.append(lambda w, lam, at: t.penalty.after_backward(t, b, logits, n_new))
@@ -139,12 +141,14 @@ def plan(self:StreamTrainer,
     out = beam_search(score, len(texts), cfg); net.train()
     return self._with_needs(out, x, mask, read)
 
-# %% ../../nbs/stream/34b_tasks.ipynb #adee2906
+# %% ../../nbs/stream/34b_tasks.ipynb #8b7358a3
 @patch
 def _offered(self:StreamTrainer, offered:list)->torch.Tensor: # (b, n + 1) bool; stopping is always allowed
     out = torch.ones(len(offered), len(self.library.tools) + 1, dtype=torch.bool)
     for row, ids in zip(out, offered):
-        if ids: row[:-1] = False; row[[self.library.row[t] for t in ids if t in self.library.row]] = True
+        if not ids: continue
+        row[:-1] = False; row[[r for t in ids for r in [self.library.row.get(t, -1)] if r >= 0 and self.library.columns[r] >= 0]] = True
+        if not row[:-1].any(): raise ValueError(f"offered must hold a live tool of the library, got {list(ids)}; correct it, or pass None for all")
     return out
 
 @patch

@@ -23,7 +23,7 @@ from .progress import History, Ledger
 # %% auto #0
 __all__ = ['TASKS', 'TrainerConfig', 'Costs', 'Batch', 'join', 'StreamTrainer']
 
-# %% ../../nbs/stream/34_trainer.ipynb #8f507c47
+# %% ../../nbs/stream/34_trainer.ipynb #ab8120d3
 @dataclass(frozen=True, kw_only=True)
 class TrainerConfig:
     "Optimisation; unknown keys are refused."
@@ -31,8 +31,8 @@ class TrainerConfig:
     backbone_lr: float | None = None # of a backbone that trains; None: a tenth of lr; our choice
     weight_decay: float = .01 # AdamW; our choice: paper silent
     batch: int = 32 # new samples a step; our choice: paper silent
-    epochs: int = 1 # 1: a stream; more: shuffled batch training
-    warmup: float = .05 # share of the steps; paper 4.1: "cosine schedule with warm-up"
+    epochs: float = 1 # 1: a stream; more: shuffled batch training, the last epoch in part where it is no whole number
+    warmup: float = .05 # share of the steps; the share is our choice; paper: a cosine schedule with warm-up
     clip: float = 1. # norm of the gradient; our choice: paper silent
     replay_ratio: float = 0. # replayed samples for each new one; our choice: paper silent
     rescore_every: int = 0 # steps between re-scorings of the whole buffer; 0: never
@@ -205,48 +205,50 @@ def predict(self:StreamTrainer, b:Batch, fresh:bool=True)->np.ndarray: # (b, n) 
     e = self.experts(b, fresh)
     return e[0] if self.mixture is None else self.mixture.pool(self.mixture.logs(e))
 
-# %% ../../nbs/stream/34_trainer.ipynb #a18d97ba
+# %% ../../nbs/stream/34_trainer.ipynb #c5dd0adc
 @patch
 def _signals(self:StreamTrainer, b:Batch)->tuple[Signals, np.ndarray]:
     "What one scoring pass knows, and whether the first guess was acceptable."
     target = torch.from_numpy(self.library.columns[b.gold]); self.looks += 1
+    logits, risk = self._risk(b, target) if "risk" in self.scorer.needs else (None, None)
     if not self._consults():
-        with torch.no_grad(): probs = self.network(torch.from_numpy(b.x), *self._tools())[0].softmax(1)
+        with torch.no_grad(): probs = (self.network(torch.from_numpy(b.x), *self._tools())[0] if logits is None else logits).softmax(1)
     else:
         e = self.experts(b, fresh=False); pooled = self.mixture.learn(self.mixture.logs(e), target.numpy())
         probs = torch.from_numpy(pooled if self.look_every == 1 else e[0])
-    risk = self._risk(b, target) if "risk" in self.scorer.needs else None
     hit = (target == probs.argmax(1, keepdim=True)).any(1).numpy()
     return Signals(gold_nll(probs, target).numpy(), entropy(probs).numpy(), margin(probs).numpy(), b.x, risk, b.gold), hit
 
-# %% ../../nbs/stream/34_trainer.ipynb #9536e08f
+# %% ../../nbs/stream/34_trainer.ipynb #06c641e0
 @patch
 def _consults(self:StreamTrainer)->bool:
     "Every n-th batch; and every one of the last, where the length of the stream is known, for they see the memory as it will be."
-    late = self.look_last and self.expected and self.looks > math.ceil(self.expected/self.cfg.batch) - self.look_last
+    late = self.look_last and self.expected and self.looks > math.ceil(self.expected/self.cfg.batch/self._size()) - self.look_last
     return self.mixture is not None and bool(late or self.looks % self.look_every == 0)
 
 @patch
-def _query_grad(self:StreamTrainer, x, target, weights=None, create=False):
+def _query_grad(self:StreamTrainer, x, target, create=False):
     "Loss of each sample, and the gradient at the query map's output."
     tools, rows = self._tools(); n = self.network
     inner = n.inner("selection", n.unified(x, tools))
     out = n.query(inner); out.retain_grad() if create else None
-    logits = n.log_scale.exp() * torch.nn.functional.normalize(out, dim=1) @ n.tool_vectors(tools, rows).T
+    logits = n.score(out, n.tool_vectors(tools, rows))
     return listwise_loss(logits, target), out, inner, logits
 
-# %% ../../nbs/stream/34_trainer.ipynb #47c6946b
+# %% ../../nbs/stream/34_trainer.ipynb #600a8bff
 @patch
-def _risk(self:StreamTrainer, b:Batch, target)->np.ndarray: # (b,)
-    loss, out, inner, _ = self._query_grad(torch.from_numpy(b.x), target)
-    (delta,) = torch.autograd.grad(loss.sum(), out)
-    return self.fisher.risk(delta.numpy(), inner.detach().numpy(), self.network.query.weight.detach().numpy())
+def _risk(self:StreamTrainer, b:Batch, target)->tuple[torch.Tensor, np.ndarray]: # (b, n) logits, and (b,) risk
+    tools, rows = self._tools(); n = self.network
+    with torch.no_grad(): inner = n.inner("selection", n.unified(torch.from_numpy(b.x), tools)); out, keys = n.query(inner), n.tool_vectors(tools, rows)
+    logits = n.score(out.requires_grad_(), keys); (delta,) = torch.autograd.grad(listwise_loss(logits, target).sum(), out)
+    return logits.detach(), self.fisher.risk(delta.numpy(), inner.numpy(), n.query.weight.detach().numpy())
 
-# %% ../../nbs/stream/34_trainer.ipynb #f0875b29
+# %% ../../nbs/stream/34_trainer.ipynb #29f3621c
 @patch
 def _score(self:StreamTrainer, b:Batch)->np.ndarray|None: # (b,) importance
     "Importance of arriving samples; scored exactly once."
     if self.scorer is None: return np.full(len(b), .5)
+    if not len(b): return np.zeros(0) # another process has samples, this one has none
     if not self.scorer.needs: return self.scorer.score(b)
     looked, out = self.costs.seconds["lookup"], np.full(len(b), .5)
     with self.costs.clock("scoring"):
@@ -265,7 +267,7 @@ def _score_task(self:StreamTrainer, task:str, b:Batch)->np.ndarray:
         signals = task_signals(self, task, b)
     return self.scorers[task].score(signals)
 
-# %% ../../nbs/stream/34_trainer.ipynb #f4606c1f
+# %% ../../nbs/stream/34_trainer.ipynb #5edc1e12
 @patch
 def _step(self:StreamTrainer, new:Batch):
     n_rep = int(round(self.cfg.replay_ratio*len(new))) if self.buffer is not None and len(self.buffer) else 0
@@ -275,13 +277,13 @@ def _step(self:StreamTrainer, new:Batch):
     with self.costs.clock("training"):
         alive = self._alive(b)
         if not alive.all(): w = alive if w is None else w*alive
-        loss = self._train(b, None if w is None else torch.from_numpy(w.astype(np.float32)), n_new=len(new))
+        loss = self._train(b, None if w is None else torch.from_numpy(w.astype(np.float32)), n_new=len(new))*alive # what teaches nothing any more has no loss to go by
     self.costs.steps += 1; self.costs.gradient_visits += len(b); self.costs.replayed += n_rep
     self.trained_on.add(new.key)
-    if self.buffer is not None: self._learn_scale(loss[:len(new)], new.task)
+    if self.buffer is not None: ok = alive[:len(new)]; self._learn_scale(loss[:len(new)][ok], new.task[ok])
     self.now.update(loss=self.now.get("loss", 0.) + float(loss[:len(new)].sum()), trained=self.now.get("trained", 0.) + len(new), visits=self.now.get("visits", 0.) + len(b))
     if n_rep:
-        with self.costs.clock("replay"): self.buffer.update(slots, self._as_importance(loss[len(new):], b.task[len(new):]))
+        with self.costs.clock("replay"): self.buffer.update(slots, self._as_importance(loss[len(new):], b.task[len(new):])*alive[len(new):])
     if self.cfg.rescore_every and self.buffer is not None and self.costs.steps % self.cfg.rescore_every == 0: self._rescore()
 
 # %% ../../nbs/stream/34_trainer.ipynb #e882fa40
@@ -353,14 +355,14 @@ def _loss_scale(self:StreamTrainer, task:str)->OnlineNormaliser:
     reads = getattr(s, "uncertainty", getattr(s, "signal", None)) == "loss"
     return self.scales[task] if not reads or norm is None else norm["u"] if isinstance(norm, dict) else norm
 
-# %% ../../nbs/stream/34_trainer.ipynb #0f3f5a3a
+# %% ../../nbs/stream/34_trainer.ipynb #a99ca64a
 @patch
 def _rescore(self:StreamTrainer, block:int=1024):
     "Priorities of the whole buffer from losses of now; counts as scoring."
     with self.costs.clock("replay"):
         for i in range(0, len(self.buffer), block):
             at = np.arange(i, min(i + block, len(self.buffer))); b = Batch(**self.buffer.rows(at))
-            self.buffer.update(at, self._as_importance(self._losses(b), b.task))
+            self.buffer.update(at, self._as_importance(self._losses(b), b.task)*self._alive(b))
     self.costs.scored += len(self.buffer)
 
 # %% ../../nbs/stream/34_trainer.ipynb #5560e46c
@@ -442,13 +444,14 @@ def _remember(self:StreamTrainer, b:Batch, keep:np.ndarray):
     if m.task.any(): at = m.of("selection"); m, trained = m.take(at), None if trained is None else trained[at] # the memory votes for tools
     with self.costs.clock("lookup"): self.memory.add(m.x, m.gold, m.key.tolist(), m.text.tolist(), trained)
 
-# %% ../../nbs/stream/34_trainer.ipynb #344e1724
+# %% ../../nbs/stream/34_trainer.ipynb #8fac4baa
 @patch
 def flush(self:StreamTrainer):
     "Train on the admitted samples that do not fill a batch."
     left = 0 if self.pending is None else len(self.pending); self.now = {}
     if self.mixture is not None and self.mixture.past_logs:
         with self.costs.clock("lookup"): self.mixture.fit()
+    if self.world is not None: self.world.agree(self)
     if left if self.world is None else self.world.most(left):
         self._step(self.pending); self.pending = self.pending.take(slice(0, 0)) if self.world is not None else None
         self.history.add(**self.now)
@@ -512,7 +515,7 @@ def _takes(self:StreamTrainer, r)->bool: # is it a sample to learn from with the
 @patch
 def _size(self:StreamTrainer)->int: return 1 if self.world is None else self.world.size # processes
 
-# %% ../../nbs/stream/34_trainer.ipynb #a91194fb
+# %% ../../nbs/stream/34_trainer.ipynb #7c114a6c
 @patch
 def _learn(self:StreamTrainer, samples):
     "Of each batch a process takes its share; all see the same number of batches."
@@ -522,9 +525,9 @@ def _learn(self:StreamTrainer, samples):
 
 @patch
 def _reads(self:StreamTrainer)->bool: # does anybody look at arriving vectors before a step does?
-    return self.backbone.mode == "frozen" or self.memory is not None or bool(self.scorer is not None and self.scorer.needs)
+    return self.backbone.mode == "frozen" or self.memory is not None or bool(self.scorer is not None and (self.scorer.needs or getattr(self.scorer, "vectors", False)))
 
-# %% ../../nbs/stream/34_trainer.ipynb #8a88f5c3
+# %% ../../nbs/stream/34_trainer.ipynb #2722b050
 @patch
 def fit(self:StreamTrainer,
     samples:list[Sample], # a whole training set
@@ -533,8 +536,8 @@ def fit(self:StreamTrainer,
     "Batch training: `epochs` shuffled passes through the same loop."
     if self.world is not None: raise ValueError("several processes share a stream, not epochs; use run()")
     b = self.batch([s for s in samples if self._takes(s)], self._reads())
-    for e in range(self.cfg.epochs):
-        order = self.rng.permutation(len(b))
+    for e in range(math.ceil(self.cfg.epochs)):
+        order = self.rng.permutation(len(b))[:round((self.cfg.epochs - e)*len(b))] # of a last part of an epoch, so many
         for i in range(0, len(b), self.cfg.batch):
             self.consume_batch(b.take(order[i:i + self.cfg.batch]), first=e == 0)
             if progress: progress(e*len(b) + min(i + self.cfg.batch, len(b)))
