@@ -9,7 +9,7 @@ from dataclasses import dataclass
 # %% auto #0
 __all__ = ['REGISTRY', 'ALIASES', 'GROUPS', 'Entry', 'resolve']
 
-# %% ../../nbs/agents/40_registry.ipynb #0491e18d
+# %% ../../nbs/agents/40_registry.ipynb #819e1ade
 @dataclass(frozen=True)
 class Entry:
     "A method as the command line and the tables know it."
@@ -25,7 +25,7 @@ _trained = """A_baseline A_lora B1 B2 B3 B4 loss_topk diversity hybrid C_continu
 SFT_memory memory_only one_pass coreset_static basic_continual SAGE_sft_baseline SAGE_ssis_only SAGE_ssis_replay SAGE_full SAGE_literal SAGE_plus SAGE_voices SAGE_voices_margin SFT_voices voices_only SAGE_plus_margin SAGE_plus_kept SAGE_plus_no_memory""".split()
 _llm = {"selector.two_stage": "Two-stage", "selector.gorilla": "Gorilla (retrieve, rerank)", "selector.dfsdt": "DFSDT", "llm_direct": "LLM direct"}
 _plan = {"planner.copy": "Copy of the nearest plan", "planner.simple": "Greedy (cut and rank)", "model.planner": "Pointer planner"}
-_time = {"timing.majority": "Majority", "timing.words": "TF-IDF + logistic regression", "timing.embedding": "Embedding + logistic regression", "model.timing": "Timing head"}
+_time = {"timing.majority": "Majority", "timing.words": "TF-IDF + logistic regression", "timing.embedding": "Embedding + logistic regression", "model.timing": "Timing head", "timing.pool": "Timing head + embedding + words"}
 REGISTRY = {e.id: e for e in (*(Entry(k, v, "baseline") for k, v in _base.items()), *(Entry(k, k, "trained") for k in _trained), *(Entry(k, v, "llm", _LLM) for k, v in _llm.items()),
     *(Entry(k, v, "baseline", task=t) for t, d in (("planning", _plan), ("timing", _time)) for k, v in d.items()))}
 

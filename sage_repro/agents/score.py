@@ -44,11 +44,11 @@ def timing_rows(name:str, probability:np.ndarray, items:list[Sample], seed:int|N
     "Decisions of one judge: a tool is called above one half."
     return [{"sample_id": s.sample_id, "task": "timing", "method": name, "seed": seed, "prediction": bool(p > .5), "scores": float(p)} for s, p in zip(items, probability)]
 
-# %% ../../nbs/agents/45b_score.ipynb #6cf910d4
-READS = ("planner.simple", "model.planner", "timing.embedding", "model.timing") # planners and judges that need the encoder
+# %% ../../nbs/agents/45b_score.ipynb #0a51d766
+READS = ("planner.simple", "model.planner", "timing.embedding", "model.timing", "timing.pool") # planners and judges that need the encoder
 
 def seeds_of(e:Entry, seeds:tuple[int, ...])->tuple: # runs of a planner or judge: one where nothing is drawn
-    return seeds if e.id in ("model.planner", "model.timing") else (None,)
+    return seeds if e.id in ("model.planner", "model.timing", "timing.pool") else (None,)
 
 def task_rows(
     e:Entry, # a planner or a judge

@@ -9,7 +9,7 @@ import numpy as np
 from ..bench.schema import TimingSample, query_text
 
 # %% auto #0
-__all__ = ['JUDGES', 'TimingJudge', 'Majority', 'Linear', 'build_judge']
+__all__ = ['JUDGES', 'TimingJudge', 'Majority', 'Linear', 'Pool', 'build_judge']
 
 # %% ../../nbs/agents/43_timing.ipynb #165a704f
 class TimingJudge(Protocol):
@@ -33,14 +33,22 @@ class Linear:
         if self.only is not None: return np.full(len(samples), self.only)
         return self.model.predict_proba(self.features([query_text(s) for s in samples]))[:, 1]
 
-# %% ../../nbs/agents/43_timing.ipynb #e3c4a9f8
-JUDGES = {"timing.majority": "Majority", "timing.words": "TF-IDF + logistic regression", "timing.embedding": "Embedding + logistic regression", "model.timing": "Timing head"}
+# %% ../../nbs/agents/43_timing.ipynb #e6094ad0
+class Pool:
+    "`timing.pool`: the mean log-odds of several judges, none surer than 99.99 %."
+    def __init__(self, judges:Sequence[TimingJudge]): self.judges = list(judges)
+    def probability(self, samples):
+        p = np.clip([j.probability(samples) for j in self.judges], 1e-4, 1 - 1e-4)
+        return 1/(1 + np.exp(-np.log(p/(1 - p)).mean(0)))
+
+# %% ../../nbs/agents/43_timing.ipynb #e7c6e317
+JUDGES = {"timing.majority": "Majority", "timing.words": "TF-IDF + logistic regression", "timing.embedding": "Embedding + logistic regression", "model.timing": "Timing head", "timing.pool": "Timing head + embedding + words"}
 
 def build_judge(
     name:str, # a key of JUDGES
     train:Sequence[TimingSample], # what it learns from
-    backbone=None, # for timing.embedding and model.timing; the latter takes the embedded default, frozen, for None
-    seed:int=0, # of model.timing: the order of training
+    backbone=None, # for timing.embedding, model.timing and timing.pool; the last two take the embedded default, frozen, for None
+    seed:int=0, # of model.timing and timing.pool: the order of training
 )->TimingJudge:
     "Make and train a judge; raises `ValueError` without training samples."
     from sklearn.feature_extraction.text import TfidfVectorizer
@@ -50,8 +58,11 @@ def build_judge(
     if not train: raise ValueError(f"{name} learns from timing samples, but none were given; pass --train")
     if name == "timing.majority": return Majority(train)
     if name == "timing.words": return Linear(list, make_pipeline(TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True), LogisticRegression(C=10, max_iter=2000)), train)
-    if name == "model.timing":
+    if name in ("model.timing", "timing.pool") and backbone is None:
         from sage_repro.model.backbone import load_backbone
+        backbone = load_backbone()
+    if name == "timing.pool": return Pool([build_judge(k, train, backbone, seed) for k in ("model.timing", "timing.embedding", "timing.words")])
+    if name == "model.timing":
         from sage_repro.model.timing import train_timing
-        return train_timing(train, backbone or load_backbone(), seed)
+        return train_timing(train, backbone, seed)
     return Linear(backbone.encode, LogisticRegression(C=10, max_iter=2000), train)

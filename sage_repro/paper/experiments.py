@@ -74,7 +74,7 @@ def table2_challenges(
     backbone = load_backbone()
     return run_selection("table2_challenges", sc, methods, data, backbone, {"dataset": "SAGE-Bench", "data_digest": data_digest()}, progress, root)
 
-# %% ../../nbs/paper/59_experiments.ipynb #d7090905
+# %% ../../nbs/paper/59_experiments.ipynb #89f9430e
 def run_selection(
     experiment:str, sc:Scale, methods:tuple[str, ...],
     data:dict, # tools, train, splits
@@ -95,7 +95,7 @@ def run_selection(
     splits = ["pooled", *data["splits"]] if len(data["splits"]) > 1 else list(data["splits"])
     r.metrics = [m for s in splits for m in metric_rows(units, s)]
     r.runs = [u["run"] for u in units]
-    r.extra = _extra(units, splits[0], reference, data) | ({"curves": _curves(curves, sc, data, backbone, cache)} if curves else {})
+    r.extra = _extra(units, splits[0], reference, data) | ({"curves": _curves(curves, sc, data, backbone, cache, progress)} if curves else {})
     r.environment, r.wall_seconds, r.peak_memory_mb = environment(root), round(time.perf_counter() - t0, 1), round(peak_memory_mb(), 1)
     return r, [{**p, "split": s} for u in units for s in data["splits"] for p in u["predictions"][s]]
 
@@ -145,8 +145,8 @@ def _extra(units, split, reference, data):
     out["groups"] = {g: {"n": int(np.sum(k)), "top1": {m: asdict(estimate(v[:, np.array(k)])) for m, v in s.items()}} for g, k in groups.items() if same and any(k)}
     return out
 
-# %% ../../nbs/paper/59_experiments.ipynb #a3913b45
-def _curves(methods, sc, data, backbone, cache):
+# %% ../../nbs/paper/59_experiments.ipynb #c2d40f4a
+def _curves(methods, sc, data, backbone, cache, progress=None):
     import json
     from sage_repro.agents.evaluate import code_digest, unit_key, with_curve
     from sage_repro.core.config import write_atomic
@@ -155,6 +155,7 @@ def _curves(methods, sc, data, backbone, cache):
     for name in methods:
         m = find(name); out[name] = []
         for seed in sc.seeds[:3]:
+            if progress: progress(f"{name}, its curve", seed)
             f = cache/("curve-" + unit_key(asdict(m), data["tools"], data["train"], data["splits"], backbone, seed, code_digest()) + ".json")
             if not f.is_file():
                 order = np.random.default_rng([seed, 1]).permutation(len(data["train"])); stream = [data["train"][i] for i in order]

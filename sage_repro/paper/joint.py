@@ -172,7 +172,7 @@ def whole_sequence(train:list, test:list, backbone, seed:int)->list[dict]: # row
     got = LogisticRegression(C=10, max_iter=300).fit(x(plans), labels).predict(x(items)) if len(set(labels)) > 1 else labels[:1]*len(items)
     return [{"sample_id": s.sample_id, "task": "planning", "method": "sequence as a class", "seed": seed, "prediction": [{"tool_id": p.tool_id, "depends_on": list(p.depends_on)} for p in first[k].gold]} for s, k in zip(items, got)]
 
-# %% ../../nbs/paper/59c_joint.ipynb #db3d5961
+# %% ../../nbs/paper/59c_joint.ipynb #aa029e90
 def beside(train, test, tools, backbone, seed)->list[dict]: # units of what is not joint
     "Rows of methods for one task, on the same split."
     from sage_repro.agents.planning import build_planner
@@ -184,7 +184,7 @@ def beside(train, test, tools, backbone, seed)->list[dict]: # units of what is n
         from sage_repro.model.planner import train_planner
         p, items = train_planner(of(train, "planning"), tools, backbone, seed), of(test, "planning"); rows = as_rows(items, p.plan(items, offered=False), "model.planner", seed)
         out.append(rows + as_rows(items, p.plan(items), "model.planner", seed, offered=True) if all(s.candidates for s in items) else rows)
-    if of(test, "timing"): out += [timing_rows(j, build_judge(j, of(train, "timing"), backbone, seed).probability(of(test, "timing")), of(test, "timing"), seed) for j in ("timing.majority", "timing.words", "timing.embedding", "model.timing")]
+    if of(test, "timing"): out += [timing_rows(j, build_judge(j, of(train, "timing"), backbone, seed).probability(of(test, "timing")), of(test, "timing"), seed) for j in ("timing.majority", "timing.words", "timing.embedding", "model.timing", "timing.pool")]
     return [{"run": {"method": r[0]["method"], "seed": seed}, "predictions": r} for r in out if r]
 
 # %% ../../nbs/paper/59c_joint.ipynb #fa24b11d

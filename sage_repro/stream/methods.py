@@ -138,8 +138,8 @@ METHODS |= {m.id: m for m in (
     Method(id="SAGE_plus_no_memory", title="SAGE+ without memory", scorer="loss", **(_ours | dict(memory=None, experts=()))),
 )}
 
-# %% ../../nbs/stream/36_methods.ipynb #2bd6b788
-_RATES = {3e-4: "B1", 3e-3: "ewc fixed_ratio derpp random_equal_time one_pass SAGE_literal"}
+# %% ../../nbs/stream/36_methods.ipynb #1900cfa4
+_RATES = {3e-4: "B1", 3e-3: "class_balanced fixed_ratio derpp one_pass"}
 METHODS |= {i: replace(METHODS[i], lr=lr) for lr, ids in _RATES.items() for i in ids.split()}
 
 # %% ../../nbs/stream/36_methods.ipynb #3129bd7b
