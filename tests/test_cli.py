@@ -250,6 +250,8 @@ def test_a_model_plans_with_the_candidates(w, tmp_path, warm):
     assert (code, err) == (0, ""); rows = read(tmp_path/"o"/"predictions.jsonl"); assert len(rows) == 24
     for s, r in zip(asked, rows): assert {p["tool_id"] for p in r["prediction"]} <= set(s["candidates"])
     check_metrics(json.loads((tmp_path/"o"/"metrics.json").read_text()), 24)
+    code, _, err = call("eval", "--model", planning_model(), "--methods", "keyword", "--samples", tmp_path/"s.jsonl", "--out", tmp_path/"p")
+    assert code == 0 and "selector.keyword: not run: the file holds no selection samples" in err
 
 def test_a_model_plans_and_judges_with_the_library_it_is_asked_about(w, tmp_path, warm):
     "Without selection samples, too."

@@ -107,7 +107,7 @@ def cmd_eval(a)->int:
     notes += [f"{e.id}: not run: {e.not_run}" for e in entries if e.not_run]
     return _write_eval(a.out, out, rows, samples, notes, tools)
 
-# %% ../../nbs/paper/64_cli.ipynb #6ec97c5f
+# %% ../../nbs/paper/64_cli.ipynb #c74cd9a8
 def _evaluate(entries, model, tools, samples, train, seeds)->tuple[list[dict], list[str]]:
     "Prediction rows of every method, and what could not run."
     from sage_repro.agents.score import rank_rows
@@ -117,6 +117,7 @@ def _evaluate(entries, model, tools, samples, train, seeds)->tuple[list[dict], l
     mine, said = _ask_model(model, tools, samples) if model else ([], [])
     items, notes = _select_samples(samples, entries, {r["task"] for r in mine})
     rows = rank_rows(rankers, seeds, tools, fit, items, _backbone) if items else []
+    notes += [f"{e.id}: not run: the file holds no {e.task} samples" for e in entries if not any(s.task == e.task for s in samples)]
     return rows + mine + _other_tasks(entries, tools, samples, train, seeds), notes + said
 
 def _ask_model(model, tools, samples)->tuple[list[dict], list[str]]:

@@ -283,11 +283,12 @@ def measured(
     d = difference(r, method, "selector.keyword", "top5"); e = aggregates(r)[method, "top5"]
     return d and Estimate(d["diff"], d["low"], d["high"], e.n, e.seeds)
 
-# %% ../../nbs/paper/61_tables.ipynb #a491b293
+# %% ../../nbs/paper/61_tables.ipynb #2dcf39d6
 def _against_sft(
     r:Record, c:Claim, claims:list[Claim], method:str, what:str,
 )->tuple[float, Estimate]|None: # SFT's claimed target, measured difference; None where there is no such comparison
-    "What `verdict` needs to speak of direction."
+    "What `verdict` needs to speak of direction. A gain and a speed-up are differences already: from 0, and from 1."
+    if what in ("gain", "speedup"): e, none = measured(r, method, what), float(what == "speedup"); return e and (none, replace(e, mean=e.mean - none, low=e.low - none, high=e.high - none))
     base = next((b for b in claims if (b.table, b.challenge, b.metric, b.method) == (c.table, c.challenge, c.metric, "SFT full data") and b.numeric), None)
     if base is None or method == reference(r): return None
     if what in ("top1", "top5", "mrr"):
