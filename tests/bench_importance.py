@@ -91,7 +91,7 @@ def fisher_lora(repeats=10):
     yield _row("fisher_exact_lora_vs_step", 1.15, t["exact"]/t["bare"])
     yield _row("fisher_cheap_lora_vs_step", 1.05, t["cheap"]/t["bare"])
 
-def fisher_mlp(repeats=20):
+def fisher_mlp(repeats=60):
     "Exact on all weights, against a bare step, and against a step whose gradients come from vmap (which thereby yields both mean and squares)."
     import torch
     from torch.func import functional_call, grad, vmap
