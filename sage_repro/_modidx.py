@@ -1969,6 +1969,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                      'sage_repro/stream/methods.py'),
                                            'sage_repro.stream.methods._buffer': ( 'stream/methods.html#_buffer',
                                                                                   'sage_repro/stream/methods.py'),
+                                           'sage_repro.stream.methods._check': ( 'stream/methods.html#_check',
+                                                                                 'sage_repro/stream/methods.py'),
                                            'sage_repro.stream.methods._gate': ('stream/methods.html#_gate', 'sage_repro/stream/methods.py'),
                                            'sage_repro.stream.methods._scorer': ( 'stream/methods.html#_scorer',
                                                                                   'sage_repro/stream/methods.py'),

@@ -151,7 +151,7 @@ def whole_rows(seeds:int=3, ids=("SAGE_plus", "one_pass")):
         for k in names[seed % len(names):] + names[:seed % len(names)]:
             s = cpu(); t = train(METHODS[k], tools, order, cached, seed); seconds[k].append(cpu() - s); visits.setdefault(k, []).append(t.costs.gradient_visits/len(samples))
     base = np.array(seconds["A_baseline"])
-    for k in ids: yield _row(f"heads.{k}_vs_sft3", .4 if k == "SAGE_plus" else None, np.array(seconds[k])/base, queries=len(samples), visits=round(float(np.mean(visits[k])), 3))
+    for k in ids: yield _row(f"heads.{k}_vs_sft3", .4, np.array(seconds[k])/base, queries=len(samples), visits=round(float(np.mean(visits[k])), 3))
     yield _row("heads.SAGE_plus_visits", .36, visits["SAGE_plus"])
 
 PARTS = {"lean": lean_rows, "lora": lora_rows, "rounds": round_rows, "whole": whole_rows}

@@ -30,7 +30,7 @@ from .trainer import StreamTrainer, TrainerConfig
 __all__ = ['METHODS', 'PLANNER', 'Method', 'method', 'AdmitNone', 'trained_samples', 'build', 'choose_coreset', 'stream_length',
            'train', 'evidence']
 
-# %% ../../nbs/stream/36_methods.ipynb #0c30d463
+# %% ../../nbs/stream/36_methods.ipynb #915136ee
 @dataclass(frozen=True, kw_only=True)
 class Method:
     "What a trained method is made of; the defaults are one pass over everything."
@@ -67,18 +67,21 @@ class Method:
     mode: str = "frozen" # backbone
     backbone_lr: float | None = None # of a backbone that trains; None: a tenth of lr
 
-    def __post_init__(self):
-        for k, allowed in _ALLOWED.items():
-            got = getattr(self, k); bad = [v for v in (got if k == "experts" else (got,)) if v not in allowed]
-            if bad: raise ValueError(f"{k} must be one of {sorted(map(str, allowed))}, got {bad[0]!r} in method {self.id!r}; correct it")
-        if self.window == "buffer" and self.buffer is None: raise ValueError(f"window='buffer' needs a buffer, got none in method {self.id!r}; name one, or take window='exact'")
-        if self.epochs < 1 or not 0 < self.share <= 1 or not 0 < self.budget <= 1: raise ValueError(f"epochs must be at least 1, share and budget in (0, 1], got {self.epochs}, {self.share}, {self.budget} in method {self.id!r}")
+    def __post_init__(self): _check(self)
 
+# %% ../../nbs/stream/36_methods.ipynb #4268987e
 _ALLOWED = {"coreset": (None, "random", "stratified", "cluster", "difficulty", "loss_topk", "diversity", "hybrid"),
     "scorer": (None, "random", "ssis", "loss", "entropy", "margin", "stratified", "cluster", "difficulty", "diversity", "hybrid", "reducible"),
     "uncertainty": ("loss", "entropy", "margin"), "window": ("exact", "hashed", "inverted", "faiss", "buffer"), "fisher": ("exact", "batch_mean"), "gate": ("all", "mean", "quantile", "none"),
     "buffer": (None, "prioritised", "reservoir", "fifo", "balanced", "fixed"), "penalty": (None, "ewc", "derpp"), "memory": (None, "kept", "all"), "experts": ("memory", "words", "nearest", "bayes", "tools"),
     "balance": ("fixed", "gradnorm", "uncertainty", "softmax"), "mode": ("frozen", "lora", "qlora", "full")}
+
+def _check(m:Method):
+    for k, allowed in _ALLOWED.items():
+        got = getattr(m, k); bad = [v for v in (got if k == "experts" else (got,)) if v not in allowed]
+        if bad: raise ValueError(f"{k} must be one of {sorted(map(str, allowed))}, got {bad[0]!r} in method {m.id!r}; correct it")
+    if m.window == "buffer" and m.buffer is None: raise ValueError(f"window='buffer' needs a buffer, got none in method {m.id!r}; name one, or take window='exact'")
+    if m.epochs < 1 or not 0 < m.share <= 1 or not 0 < m.budget <= 1: raise ValueError(f"epochs must be at least 1, share and budget in (0, 1], got {m.epochs}, {m.share}, {m.budget} in method {m.id!r}")
 
 # %% ../../nbs/stream/36_methods.ipynb #52df340f
 _replay = dict(buffer="prioritised", replay_ratio=.5)

@@ -211,7 +211,7 @@ def calibrate(self:RoundTrainer, steps:int=60):
     logs, target = self.mixture.logs(self.experts(b)), self.library.columns[b.gold]; self.mixture.sum_sq[:] = 1
     for _ in range(steps): self.mixture.learn(logs, target)
 
-# %% ../../nbs/stream/40_rounds.ipynb #4eb5fc41
+# %% ../../nbs/stream/40_rounds.ipynb #fbbb8bb2
 @dataclass(frozen=True, kw_only=True)
 class Arm:
     "A method in rounds."
@@ -236,6 +236,7 @@ class Arm:
     @property
     def store(self)->int: return self.bound - self.held - (self.probe if self.ewc else 0) # what is replayed and read
 
+# %% ../../nbs/stream/40_rounds.ipynb #53e2aebb
 _bounded = method("SAGE_plus", gate="all", buffer="reservoir", replay_ratio=1.)
 _shared = dict(bound=2048, balanced=True)
 ROUND_ARMS = {a.id: a for a in (
