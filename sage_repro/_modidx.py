@@ -1316,6 +1316,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                   'sage_repro/paper/report.py'),
                                          'sage_repro.paper.report.committed_records': ( 'paper/report.html#committed_records',
                                                                                         'sage_repro/paper/report.py'),
+                                         'sage_repro.paper.report.metrics_view': ( 'paper/report.html#metrics_view',
+                                                                                   'sage_repro/paper/report.py'),
                                          'sage_repro.paper.report.readme_table': ( 'paper/report.html#readme_table',
                                                                                    'sage_repro/paper/report.py'),
                                          'sage_repro.paper.report.render_readme': ( 'paper/report.html#render_readme',

@@ -10,8 +10,9 @@ from ..core.config import repo_root, sha256, write_atomic
 from ..core.record import Record, fingerprint, load_record
 
 # %% auto #0
-__all__ = ['TEX', 'README_METHODS', 'committed_records', 'check_metrics', 'stale_files', 'verify', 'claims_view', 'report_html',
-           'write_report', 'build_paper', 'reproduce', 'readme_table', 'render_readme', 'write_readme']
+__all__ = ['RANKED', 'TEX', 'README_METHODS', 'committed_records', 'check_metrics', 'stale_files', 'verify', 'claims_view',
+           'metrics_view', 'report_html', 'write_report', 'build_paper', 'reproduce', 'readme_table', 'render_readme',
+           'write_readme']
 
 # %% ../../nbs/paper/65_report.ipynb #68174900
 def committed_records(
@@ -117,7 +118,22 @@ def _origin(r:Record)->str:
     h = r.environment.get("hardware", {})
     return html.escape(f"{r.experiment}, scale {r.scale}: commit {(r.source.get('commit') or 'unknown')[:12]}, data {str(r.source.get('data_digest'))[:12]}, {h.get('cores')} cores ({h.get('cpu')}), {r.wall_seconds:.0f} s, peak {r.peak_memory_mb:.0f} MiB, {r.started}")
 
-# %% ../../nbs/paper/65_report.ipynb #4320ccfa
+# %% ../../nbs/paper/65_report.ipynb #85d65904
+RANKED = ("table2_challenges", "table4_generalization") # shown as rankings with their cost; the others by what they measured
+
+def metrics_view(
+    r:Record, # any
+): # a DataFrame for people: splits and methods by metrics, rates in percent, with their 95 % intervals
+    "The aggregates of a record."
+    import pandas as pd
+    rows = {}
+    for m in r.metrics:
+        if m.seed is not None: continue
+        k = 100 if m.unit == "rate" else 1; span = "" if m.low is None else f" [{k*m.low:.1f}, {k*m.high:.1f}]"
+        row = rows.setdefault((m.split, m.method), {"n": m.n}); row[m.name.replace("_", " ")] = f"{k*m.value:.1f}{span}" + (f" (n {m.n})" if m.n != row["n"] else "")
+    return pd.DataFrame([{"split": s, "method": m, **v} for (s, m), v in rows.items()])
+
+# %% ../../nbs/paper/65_report.ipynb #b279bd2b
 def report_html(
     records:dict[str, Record], # experiment -> record
 )->str: # a whole page
@@ -128,7 +144,8 @@ def report_html(
              "<h2>Claims</h2>", claims_view(records).to_html(index=False, border=0)]
     for name, r in records.items():
         if name.startswith("tune_"): continue # chooses settings, fills no table
-        parts += [f"<h2>{html.escape(name)}: {html.escape(str(r.source.get('dataset', '')))}</h2>", selection_frame(r).to_html(na_rep="", border=0), "<h3>Cost and data</h3>", cost_frame(r).to_html(na_rep="", border=0)]
+        parts += [f"<h2>{html.escape(name)}: {html.escape(str(r.source.get('dataset', '')))}</h2>"]
+        parts += [selection_frame(r).to_html(na_rep="", border=0), "<h3>Cost and data</h3>", cost_frame(r).to_html(na_rep="", border=0)] if name in RANKED else [metrics_view(r).to_html(index=False, na_rep="", border=0)]
         if r.extra.get("curves"): parts.append(_picture(learning_curve(r)))
     parts += ["<h2>Where the numbers come from</h2>"] + [f'<p class="note">{_origin(r)}</p>' for r in records.values()]
     return f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>SAGE-Agent: claimed and measured</title><style>{_CSS}</style><body>{"".join(parts)}</body></html>\n'
